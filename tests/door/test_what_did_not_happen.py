@@ -155,6 +155,26 @@ def test_an_interval_beyond_the_end_is_told(small_config, train, message):
     assert lint.hint.endswith("{steps: 2}, say")
 
 
+@pytest.mark.parametrize(
+    ("more", "follows"),
+    [
+        ({}, "before its end it is saved where a phase ends or an evaluation is the best so far"),
+        ({"evaluate_every": {"epochs": 2}}, "it is saved at its end only: after a kill it begins"),
+    ],
+    ids=["evaluated", "not before the end"],
+)
+def test_what_is_told_of_late_checkpoints_is_what_is_saved(
+    small_config, tmp_path, heard, more, follows
+):
+    train = {"epochs": 2, "batch_size": 8, "checkpoint": {"every": {"steps": 100}, "keep_last": 9}}
+    config = small_config(data=SPLIT, train=train | more)
+    trainer = build_trainer(config, tmp_path / "run", tracker=heard)
+    assert any(follows in line for line in heard.said)
+    trainer.fit(quiet=True)
+    is_one = len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+    assert is_one == ("only" in follows)
+
+
 def test_an_interval_as_long_as_the_run_is_not_told(small_config):
     train = {"epochs": 2, "batch_size": 8}
     for every in ({"steps": 8}, {"epochs": 2}):
@@ -172,6 +192,11 @@ def test_evaluations_without_validation_samples_are_told(small_config):
     assert lint.message == "train.evaluate_every has no effect: there are no validation samples"
 
 
+BLOCKS = {
+    "name": "blocks",
+    "type": "sequential",
+    "layers": [{"type": "Linear", "out_features": 4}, {"type": "Linear", "out_features": 4}],
+}
 DECAYING = {"type": "AdamW", "lr": 0.1, "weight_decay": 0.1}
 
 
@@ -188,7 +213,7 @@ DECAYING = {"type": "AdamW", "lr": 0.1, "weight_decay": 0.1}
         ),
         (
             {"optimizer": DECAYING | {"layer_decay": 0.5}, "freeze": ["body"]},
-            "optimizer.layer_decay has no effect: all that trains comes behind the last block",
+            "optimizer.layer_decay has no effect: all that trains has the factor 1",
         ),
         (
             {"optimizer": DECAYING | {"layer_decay": 0.9, "freeze_below": 0.1}},
@@ -196,7 +221,7 @@ DECAYING = {"type": "AdamW", "lr": 0.1, "weight_decay": 0.1}
         ),
         (
             {"schedule": {"type": "cosine", "floor": 1.0}},
-            "schedule 'cosine' has no effect: its floor is the peak rate",
+            "the rate never falls: the floor of schedule 'cosine' is the peak rate",
         ),
         (
             {"freeze": {"method": "lisa", "blocks": 1, "period": 8}},
@@ -213,11 +238,23 @@ def test_a_setting_of_optimizer_or_method_that_changes_nothing_is_told(
     assert any(lint.message.startswith(message) for lint in lints), lints
 
 
-def test_settings_of_the_optimizer_that_change_something_are_not_told(small_config):
-    optimizer = DECAYING | {"no_decay": [{"kind": "bias"}]}
-    sections = {"optimizer": optimizer, "schedule": {"type": "cosine", "floor": 0.9}}
+@pytest.mark.parametrize(
+    "optimizer", [{"no_decay": [{"kind": "bias"}]}, {"layer_decay": 0.5, "freeze_below": 0.9}]
+)
+def test_settings_of_the_optimizer_that_change_something_are_not_told(small_config, optimizer):
+    model = {"layers": [BLOCKS, {"name": "head", "type": "Linear", "out_features": 3}]}
+    sections = {"optimizer": DECAYING | optimizer, "schedule": {"type": "cosine", "floor": 0.9}}
     train = {"epochs": 2, "batch_size": 8}
-    assert preview(small_config(data=SPLIT, train=train, **sections)).lints == ()
+    assert preview(small_config(model=model, data=SPLIT, train=train, **sections)).lints == ()
+
+
+def test_a_warmup_to_a_floor_as_high_as_the_peak_is_not_called_a_schedule_without_effect(
+    small_config,
+):
+    schedule = {"type": "cosine", "floor": 1.0, "warmup": {"steps": 2}}
+    train = {"epochs": 2, "batch_size": 8}
+    [lint] = preview(small_config(data=SPLIT, train=train, schedule=schedule)).lints
+    assert lint.message == "the rate never falls: the floor of schedule 'cosine' is the peak rate"
 
 
 def test_a_column_of_groups_or_weights_that_says_nothing_is_told(small_config, tmp_path):

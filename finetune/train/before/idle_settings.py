@@ -1,4 +1,4 @@
-"""Notes on settings of optimizer, schedule and method that change nothing in this network."""
+"""Notes on settings of optimizer and method that change nothing in this network."""
 
 from collections.abc import Iterator
 
@@ -17,8 +17,8 @@ def idle_settings(config: RunConfig, plan: Plan, total: int) -> tuple[Lint, ...]
     """Return notes on settings without effect.
 
     They are about `no_decay` where nothing decays or nothing of it trains, `layer_decay` that gives
-    all trained parameters one rate, `freeze_below` that freezes nothing, a floor as high as the
-    peak, and a period of LISA after which the run is over.
+    all trained parameters one rate, `freeze_below` that freezes nothing, and a period of LISA after
+    which the run is over.
 
     Args:
         config: The run config.
@@ -26,9 +26,6 @@ def idle_settings(config: RunConfig, plan: Plan, total: int) -> tuple[Lint, ...]
         total: Optimizer steps of the run.
     """
     found = [*_undecayed(config.optimizer, plan), *_by_depth(config.optimizer, plan)]
-    if getattr(config.schedule, "floor", 0.0) == 1:
-        message = f"schedule {config.schedule.type!r} has no effect: its floor is the peak rate"
-        found.append(Lint(("schedule", "floor"), message, "a floor below 1"))
     if isinstance(config.freeze, Lisa) and config.freeze.period >= total:
         message = f"other blocks are never drawn: each draw lasts {config.freeze.period:,} steps"
         message += f", and the run is over after {total:,}"
@@ -57,7 +54,9 @@ def _by_depth(optimizer: OptimizerConfig, plan: Plan) -> Iterator[Lint]:
         return
     factors = layer_factors(optimizer, plan.inventory)
     limit = optimizer.freeze_below
-    if limit is not None and min(factors.values()) >= limit:
+    if limit is not None and min(factors.values()) < limit:
+        return  # what it has frozen is the effect of both
+    if limit is not None:
         yield Lint(
             ("optimizer", "freeze_below"),
             f"optimizer.freeze_below freezes nothing: the smallest factor by depth is "
@@ -68,6 +67,6 @@ def _by_depth(optimizer: OptimizerConfig, plan: Plan) -> Iterator[Lint]:
     if optimizer.layer_decay != 1 and trained == {1.0}:
         yield Lint(
             ("optimizer", "layer_decay"),
-            "optimizer.layer_decay has no effect: all that trains comes behind the last block",
+            "optimizer.layer_decay has no effect: all that trains has the factor 1",
             _LEAVE_OUT,
         )

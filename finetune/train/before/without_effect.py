@@ -3,20 +3,14 @@
 import math
 from collections.abc import Iterator
 
-from finetune.config.optim import (
-    CosineSchedule,
-    PlateauSchedule,
-    Schedule,
-    StepSchedule,
-    Warmup,
-)
+from finetune.config.optim import PlateauSchedule
 from finetune.config.run import RunConfig
 from finetune.config.train import Every
 from finetune.config.triggers import AfterEpochs, AfterSteps, OnPlateau, Trigger
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
-from finetune.optim.schedules import Cycle, milestones, warmup_steps
+from finetune.train.before.idle_schedules import idle_schedules, is_followed
 from finetune.train.epochs import Epochs
 from finetune.train.spans import walk
 from finetune.train.timeline import interval_of, steps_of_epoch
@@ -30,10 +24,9 @@ def without_effect(
 ) -> tuple[Lint, ...]:
     """Return notes on settings that take no effect in this run.
 
-    They are about: samples that no step sees, a warmup or schedule of less than a step, a fall of
-    the rate that comes too late, intervals that are longer than the run, early stopping whose
-    patience is longer than the run or shorter than that of a phase with the same metric, and
-    triggers that never fire: the run is too short or has too few evaluations.
+    They are about: samples that no step sees, intervals that are longer than the run, schedules,
+    early stopping whose patience is longer than the run or shorter than that of a phase with the
+    same metric, and triggers that never fire: the run is too short or has too few evaluations.
 
     Args:
         config: The run config.
@@ -45,10 +38,11 @@ def without_effect(
     per_epoch = steps_of_epoch(num_samples, config.train)
     found = [
         *_unseen(config, num_samples, per_epoch, total),
-        *_intervals(config, per_epoch, total, validates=validates),
-        *_schedule(config, plan, per_epoch, total),
-        *_own_schedules(config, per_epoch, total),
+        *_intervals(config, plan, per_epoch, total, validates=validates),
+        *idle_schedules(config, plan, per_epoch, total),
     ]
+    if total > 1 and is_followed(plan):
+        found += _rate_plateau(config, per_epoch, total)
     found += [*_early_stopping(config, plan, per_epoch, total), *_average(config, total)]
     return tuple(found + list(_triggers(config, plan, per_epoch, total)))
 
@@ -65,9 +59,16 @@ def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> 
         )
 
 
-def _intervals(config: RunConfig, per_epoch: int, total: int, *, validates: bool) -> Iterator[Lint]:
+def _intervals(
+    config: RunConfig, plan: Plan, per_epoch: int, total: int, *, validates: bool
+) -> Iterator[Lint]:
     """Yield notes on evaluations and checkpoints that are due only after the run is over."""
     settings = config.train
+    # A new best is saved at once, and so is the end of a phase.
+    has_best = validates and settings.checkpoint.best is not None
+    is_saved_before = len(plan.phases) > 1 or (
+        has_best and interval_of(settings.evaluate_every, per_epoch) < total
+    )
     told: dict[Key, tuple[Every, str]] = {
         ("train", "evaluate_every"): (
             settings.evaluate_every,
@@ -75,7 +76,9 @@ def _intervals(config: RunConfig, per_epoch: int, total: int, *, validates: bool
         ),
         ("train", "checkpoint", "every"): (
             settings.checkpoint.every,
-            "it is saved at its end only: after a kill it begins anew",
+            "before its end it is saved where a phase ends or an evaluation is the best so far"
+            if is_saved_before
+            else "it is saved at its end only: after a kill it begins anew",
         ),
     }
     for key, (every, follows) in told.items():
@@ -100,102 +103,6 @@ def _intervals(config: RunConfig, per_epoch: int, total: int, *, validates: bool
 def _name(key: Key) -> str:
     """Return a key as a config writes it."""
     return ".".join(map(str, key))
-
-
-def _schedule(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
-    """Yield notes on a warmup or a schedule that changes no rate."""
-    schedule = config.schedule
-    key: Key = ("schedule",)
-    warmup = getattr(schedule, "warmup", 0.0)
-    cycle = _longest_cycle(plan, per_epoch, total)
-    yield from _warmup(schedule, cycle, key)
-    if schedule.type == "constant" and not warmup:
-        return
-    rates = [rate for phase in plan.phases for rate in phase.rates.values()]
-    if rates and all(rate.schedule is not None for rate in rates):
-        yield Lint(
-            key,
-            f"schedule {schedule.type!r} has no effect: all rates have schedules of their own",
-            "leave it out",
-        )
-    elif total == 1:
-        yield Lint(key, f"schedule {schedule.type!r} has no effect on 1 step", "lengthen the run")
-    else:
-        yield from _late_falls(schedule, cycle, key)
-        yield from _rate_plateau(config, per_epoch, total)
-
-
-def _longest_cycle(plan: Plan, per_epoch: int, total: int) -> Cycle:
-    """Return the longest stretch that the schedule spans: the run, or a phase where it restarts."""
-    epochs = Epochs((per_epoch,))
-    spans = walk((phase.until for phase in plan.phases), epochs, total)
-    cycles = [
-        Cycle(span.began, span.ends, epochs) if phase.restarts_schedule else Cycle(0, total, epochs)
-        for phase, span in zip(plan.phases, spans, strict=True)
-    ]
-    return max(cycles, key=lambda cycle: cycle.length)
-
-
-def _own_schedules(config: RunConfig, per_epoch: int, total: int) -> Iterator[Lint]:
-    """Yield the same notes on schedules that some parameters have for their own rate."""
-    for number, phase in enumerate(getattr(config.freeze, "phases", ())):
-        for name, rate in phase.lr.items():
-            if rate.schedule is None:
-                continue
-            # It goes by the run, see `optim.rates`.
-            cycle = Cycle(0, round(rate.over * total), Epochs((per_epoch,)))
-            key: Key = ("freeze", "phases", number, "lr", name, "schedule")
-            yield from _warmup(rate.schedule, cycle, key)
-            yield from _late_falls(rate.schedule, cycle, key)
-
-
-def _warmup(schedule: Schedule, cycle: Cycle, above: Key) -> Iterator[Lint]:
-    """Yield a note on a warmup of no step, and on one that lasts as long as its schedule."""
-    key: Key = (*above, "warmup")
-    warmup, rise = getattr(schedule, "warmup", 0.0), warmup_steps(schedule, cycle)
-    share = warmup.fraction if isinstance(warmup, Warmup) else warmup
-    if share and not rise:
-        yield Lint(
-            key,
-            f"a warmup of {share:g} of {cycle.length:,} steps is none",
-            f"{1 / cycle.length:.3g} is one step",
-        )
-    if rise >= cycle.length > 1:
-        yield Lint(
-            key,
-            f"the rate only rises: its warmup takes {rise:,} steps, and its schedule ends after "
-            f"{cycle.length:,}",
-            "a shorter warmup",
-        )
-
-
-def _late_falls(schedule: Schedule, cycle: Cycle, key: Key) -> Iterator[Lint]:
-    """Yield a note on points of a schedule that lie beyond its end, and on too many restarts."""
-    ends = f"its schedule ends after {cycle.length:,}"
-    if isinstance(schedule, CosineSchedule):
-        rest = cycle.length - warmup_steps(schedule, cycle)
-        if schedule.restarts and rest <= schedule.restarts:
-            message = (
-                f"{schedule.restarts} restarts in {max(0, rest):,} steps: not every one has a step"
-            )
-            yield Lint((*key, "restarts"), message, "fewer restarts")
-    if not isinstance(schedule, StepSchedule):
-        return
-    if schedule.every is not None:
-        first = interval_of(schedule.every, cycle.steps_of(1))
-        if first >= cycle.length:
-            message = f"the rate never falls: it would after {first:,} steps, and {ends}"
-            yield Lint((*key, "every"), message, "a smaller 'every', or a longer run")
-    points = milestones(schedule, cycle)
-    late = [point for point in points if point >= cycle.length]
-    if late:
-        which = (
-            "the rate never falls"
-            if late == points
-            else f"{len(late)} of {len(points)} falls never come"
-        )
-        message = f"{which}: at step {late[0]:,} the rate would fall, and {ends}"
-        yield Lint((*key, "at"), message, "earlier points, or a longer run")
 
 
 def _rate_plateau(config: RunConfig, per_epoch: int, total: int) -> Iterator[Lint]:
