@@ -1,5 +1,6 @@
 """Set up a process that does one task and ends, and its helpers: memory, signals, garbage."""
 
+import atexit
 import ctypes
 import gc
 import os
@@ -77,17 +78,19 @@ def for_one_task() -> Iterator[None]:
 
     The collector runs rarely, and not once more at the end. Freed memory is kept: a network on a
     CPU needs the same blocks again at once, and returning them in between costs a tenth of a
-    forward pass. Signals that ask the command to end are ignored after the block: all is done.
+    forward pass. Signals that ask the command to end are ignored while Python takes itself down:
+    all is done.
     """
     gc.set_threshold(50_000, 20, 20)
     _keep_freed_memory()
+    # Registered first and so called last, when all threads have ended: one that hangs, of a library
+    # or of the user, can be interrupted until then.
+    atexit.register(_ignore_stop_signals)
     try:
         yield
     finally:
-        # Python resets all handlers but this one while it takes itself down: a Ctrl-C in these
-        # tenths of a second would end a finished command as if it had been killed.
         for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _leave)
         # At exit Python collects once more; what is frozen here is not looked at.
         gc.freeze()
 
@@ -257,6 +260,16 @@ def _end_what_nobody_can_raise(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
     elif signal.getsignal(signal.SIGINT) is _leave:
         _leave(unraisable.exc_value.number, None)
+
+
+def _ignore_stop_signals() -> None:
+    """Ignore signals that ask a command to end.
+
+    Python resets all other handlers while it takes itself down: a Ctrl-C in these tenths of a
+    second would end a finished command as if it had been killed.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget_handlers() -> None:

@@ -68,3 +68,21 @@ def test_a_signal_while_python_takes_itself_down_changes_no_end(context, ends_we
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "all of it\n"
     assert (done.returncode == 0 and done.stderr == "") is ends_well
+
+
+WAITING = """
+import os, signal, threading, time
+from finetune.process import for_one_task
+def wait():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+with for_one_task():
+    threading.Thread(target=wait).start()
+"""
+
+
+def test_a_command_whose_thread_hangs_at_the_end_can_be_interrupted():
+    command = [sys.executable, "-c", WAITING]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stderr) == (130, "interrupted by SIGTERM\n")
