@@ -108,3 +108,9 @@ def test_what_a_step_makes_of_sizes_may_not_be_known_beforehand(detecting):
         network = torch.nn.Module()
         why = why_company_decides(network, [open_samples(config).train])
         assert ("not known beforehand" if sizes is None else "(64 x 64, 64 x 130)") in why
+
+
+def test_a_last_step_to_one_size_makes_sizes_known_whatever_comes_before(detecting):
+    grown = {"type": "RandomZoomOut", "with": ["objects"]}
+    config = detecting((64, 130), FREE, [grown, RESIZE], cache={"use": "auto", "views": 2})
+    assert open_samples(config).train.image_sizes == {(64, 64)}

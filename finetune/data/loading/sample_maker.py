@@ -124,12 +124,7 @@ class SampleMaker:
 
         It reads the header of every image, and makes one sample of each size.
         """
-        once, drawn = self._making.once, self._making.drawn
-        # Steps of the user's own may cut each image otherwise, as may random ones.
-        if not all(isinstance(step, Vision) for step in (*once, *drawn)):
-            return None
-        named = [step.name for step in drawn if isinstance(step, Vision)]
-        if not all(name in _KEEP_SIZE or is_alike(name) for name in named):
+        if not self._tells_sizes():
             return None
         rows = {tuple(self._sizes_before(row)): row for row in reversed(range(len(self)))}
         found = set()
@@ -139,6 +134,19 @@ class SampleMaker:
                 images = (as_value(sample[name]) for name in self.columns)
                 found |= {(one.shape[1], one.shape[2]) for one in images if one.ndim == _IMAGE_AXES}
         return frozenset(found)
+
+    def _tells_sizes(self) -> bool:
+        """Tell whether images that have one size before all steps have one size behind them."""
+        once, drawn = self._making.once, self._making.drawn
+        for place, step in reversed([*enumerate((*once, *drawn))]):
+            # Steps of the user's own may cut each image otherwise, as may random ones.
+            if not isinstance(step, Vision):
+                return False
+            if step.gives_one_size:
+                return True
+            if place >= len(once) and step.name not in _KEEP_SIZE and not is_alike(step.name):
+                return False
+        return True
 
     def _sizes_before(self, row: int) -> Iterator[tuple[int, int] | None]:
         """Yield width and height of each image of a sample before any step."""

@@ -27,6 +27,9 @@ _ALIKE = frozenset({"CenterCrop", "Grayscale", "Normalize", "Pad", "RGB", "Resiz
 """Transforms that give each image of a batch the bits that they give it alone."""
 _OF_ONE_SHAPE = frozenset({"Normalize", "ToDtype"})
 """Those of them that change no shape: they are left for the whole batch."""
+_TO_A_SIZE = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
+"""Those that bring an image to a size; `Resize` only where it is given height and width."""
+_SIDES = 2
 _AT_ONCE_BYTES = 16 << 20
 """Bytes of a column that are transformed at once: few enough to stay in the processor's cache."""
 
@@ -46,6 +49,12 @@ class Vision:
     def takes_batches(self) -> bool:
         """Whether a batch of images gives the same bits as each image alone."""
         return self.name in _ALIKE and not self.along
+
+    @property
+    def gives_one_size(self) -> bool:
+        """Whether all images are of one size behind it, whatever theirs was."""
+        size = getattr(self.transform, "size", None)
+        return self.name in _TO_A_SIZE and isinstance(size, Sequence) and len(size) == _SIDES
 
     @property
     def waits_for_batch(self) -> bool:
