@@ -3,6 +3,7 @@
 from finetune.config.model import TimmLayer, TorchvisionLayer
 from finetune.errors import Key, ModelError, did_you_mean
 from finetune.importing import require
+from finetune.models.hub_cache import refuse_damaged_cache
 
 ELSEWHERE = ("hf-hub:", "local-dir:")
 """Beginnings of the names of networks that timm loads from outside its own tables."""
@@ -26,6 +27,28 @@ def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
     except RuntimeError as error:  # timm knows the architecture, but not the tag behind its dot
         hint = did_you_mean(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
         raise ModelError(f"{label}: timm has no weights {name!r}", hint=hint, key=key) from error
+
+
+def refuse_damaged_timm(node: TimmLayer, *, label: str, key: Key, weights: bool = False) -> None:
+    """Raise if the hub's cache holds a network of timm, and it is damaged.
+
+    Args:
+        node: The layer.
+        label: Its name in messages.
+        key: Its position in the config.
+        weights: Whether files of weights are looked at, too.
+    """
+    name, folder = node.architecture, node.args.get("cache_dir")
+    if name.startswith(ELSEWHERE):
+        found = name.removeprefix(ELSEWHERE[0]) if name.startswith(ELSEWHERE[0]) else None
+    else:
+        known = require("timm", extra="vision").get_pretrained_cfg(name)
+        found = None if known is None else known.hf_hub_id
+    # The cache has other names for a revision that is asked for by `@`.
+    if found and "@" not in found:
+        at = (*key, "architecture")
+        folder = folder if isinstance(folder, str) else None
+        refuse_damaged_cache(found, label=label, key=at, weights=weights, folder=folder)
 
 
 def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:

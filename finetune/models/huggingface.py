@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finetune.config.model import TransformersLayer
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.models.heads import HeadWanted, auto_with_head
+from finetune.models.hub_cache import refuse_damaged_cache
 from finetune.models.loaded_values import (
     conversion,
     not_finite,
@@ -68,6 +69,8 @@ def build_transformers(
     # Before transformers opens any of them: it reads pickles and follows indexes by itself.
     if place.local and node.pretrained:
         _check_files(Path(place.name), label=label, key=(*key, "path"))
+    elif node.pretrained:
+        refuse_damaged_cache(place.name, label=label, key=(*key, "path"), weights=True)
     transformers = load_transformers()
     options = _options_of_head(node, wanted)
     # Code that comes with a network is never run; asked about on a terminal, somebody would say

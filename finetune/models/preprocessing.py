@@ -17,7 +17,14 @@ from finetune.config.model import (
 )
 from finetune.errors import Faults, FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
-from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision, is_detector
+from finetune.models.architectures import (
+    ELSEWHERE,
+    check_timm,
+    check_torchvision,
+    is_detector,
+    refuse_damaged_timm,
+)
+from finetune.models.hub_cache import damaged, fault_of_cache, refuse_damaged_cache
 from finetune.models.shapes import first_line
 from finetune.models.transformers_package import load_transformers
 from finetune.reading import read_json_object
@@ -216,12 +223,16 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
     try:
         hub.cached_file(place.name, "config.json")
     except (OSError, ValueError) as error:
+        # A cache that is damaged reads to the library as one that holds nothing.
+        if (fault := fault_of_cache(place.name, weights=False)) is not None:
+            raise damaged(place.name, fault, label=label, key=key) from error
         raise ModelError(
             f"{label}: cannot load {place.name!r} from the hub: {first_line(error)}",
             hint="offline, give a folder that holds config.json and the weights; with "
             "pretrained: false config.json is enough",
             key=key,
         ) from error
+    refuse_damaged_cache(place.name, label=label, key=key)
 
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:
@@ -292,6 +303,7 @@ def _of_timm(layer: TimmLayer, key: Key) -> ImagePreprocessing | None:
     timm = require("timm", extra="vision")
     label = _label(layer, key)
     check_timm(layer, label=label, key=key)
+    refuse_damaged_timm(layer, label=label, key=key)
     found = _pretrained_config_of_timm(timm, layer.architecture, label, key)
     if found is None:
         return None

@@ -4,8 +4,10 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from torch import nn
 
 from finetune.config.model import TimmLayer, TorchvisionLayer
@@ -16,6 +18,7 @@ from finetune.models.architectures import (
     check_torchvision,
     is_detector,
     part_of_torchvision,
+    refuse_damaged_timm,
 )
 from finetune.models.detectors import Detector, with_heads_of
 from finetune.models.loaded_values import not_finite
@@ -30,9 +33,10 @@ from finetune.models.weights_report import WeightsReport as WeightsReport, misfi
 
 _FAULTS_OF_BUILDERS = (
     OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
-    MemoryError, ArithmeticError,
+    MemoryError, ArithmeticError, SafetensorError, UnpicklingError,
 )  # fmt: skip
-"""Exceptions that `timm` and `torchvision` raise for arguments that do not make a network."""
+"""Exceptions that `timm` and `torchvision` raise for arguments that do not make a network,
+and for damaged files of weights."""
 
 _OFFLINE = "pretrained: false starts from random weights, and weights: {path: ...} takes a file"
 _BY_FILE = "download the file: weights: {path: ..., rename: ..., strict: false}"
@@ -55,6 +59,8 @@ def build_timm(
     timm = require("timm", extra="vision")
     name = node.architecture
     check_timm(node, label=label, key=key)
+    if node.pretrained:
+        refuse_damaged_timm(node, label=label, key=key, weights=True)
     with _told_missing() as missing:
         try:
             model: Any = timm.create_model(

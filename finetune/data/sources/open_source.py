@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import torch
 
@@ -28,14 +28,13 @@ from finetune.data.sources import files
 from finetune.data.sources.arrays import read_arrays
 from finetune.data.sources.coco import FoundCoco, read_coco
 from finetune.data.sources.hub import dataset_columns, quiet
+from finetune.data.sources.hub_sets import load_set
 from finetune.data.sources.imported_columns import read_imported
 from finetune.data.sources.large_tables import read_large_tables
-from finetune.data.sources.saved_folders import is_saved, load_saved
 from finetune.data.sources.tabular import FORM_OF, dialect_of, tables_below
 from finetune.data.table import Column, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
 from finetune.importing import package_path, require
-from finetune.models.shapes import first_line
 
 _OtherSource = (
     TextFolderSource
@@ -227,9 +226,6 @@ def _folder_of(source: HuggingFaceSource, key: Key) -> Path:
     return Path(require("datasets", extra="data").config.HF_CACHE_HOME)
 
 
-_OFFLINE = "offline, give a folder made by save_to_disk, or a file: {type: parquet, ...}"
-
-
 def _hub_columns(
     source: HuggingFaceSource,
     folder: Path,
@@ -240,26 +236,5 @@ def _hub_columns(
     """Return the columns of a data set loaded by `datasets`; turn its errors into `DataError`."""
     datasets = require("datasets", extra="data")
     with quiet(datasets):
-        try:
-            dataset = _load(datasets, source, within, key)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"cannot load {source.path!r}: {first_line(error)}",
-                hint=None if Path(source.path).exists() else _OFFLINE,
-                key=(*key, "path"),
-            ) from error
+        dataset = load_set(source, within, key)
         return dataset_columns(dataset, folder, within or folder, source.path, wanted)
-
-
-def _load(datasets: Any, source: HuggingFaceSource, within: Path | None, key: Key) -> Any:
-    """Return a data set from a folder of `save_to_disk`, or else as `datasets` loads it."""
-    path = package_path(source.path, key=(*key, "path"))
-    # `load_dataset` does not read these folders, and `load_from_disk` reads no others.
-    if is_saved(path):
-        return load_saved(path, source.part, within, key)
-    return datasets.load_dataset(
-        str(path) if path.exists() else source.path,
-        name=source.config,
-        split=source.part,
-        revision=source.revision,
-    )

@@ -4,6 +4,9 @@ The library trusts such a folder. Its errors name no file, and some are no error
 whatever files `state.json` names.
 """
 
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from finetune.reading import first_outside, read_json_object
 
 _STATE, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
 _WHOLE = "copy the folder again: each data set needs {} and {} beside its .arrow files"
-_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """Errors of the library for a folder whose files it did not write so: JSON with other contents, and
 damaged files of Arrow (OSError and ValueError)."""
+_MARK = b"\xff\xff\xff\xff\0\0\0\0"
+"""The last bytes of a stream of Arrow."""
 
 
 def is_saved(path: Path) -> bool:
@@ -58,7 +63,7 @@ def _load(path: Path, within: Path | None, key: Key) -> Any:
     files = _arrow_files(path, within, key)
     try:
         return datasets.load_from_disk(str(path))
-    except (*_FAULTS, datasets.exceptions.DatasetsError) as error:
+    except (*FAULTS, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"cannot be read: {first_line(_reason(error))}",
             hint=_WHOLE.format(_STATE, _INFO),
@@ -85,7 +90,30 @@ def _arrow_files(path: Path, within: Path | None, key: Key) -> list[Path]:
     if lost := [file for file in files if not file.is_file()]:
         many = f" (1 of {len(lost)} missing files)" if len(lost) > 1 else ""
         raise DataError(f"is missing{many}, {_STATE} names it", where=str(lost[0]))
+    refuse_cut(files, hint=_WHOLE.format(_STATE, _INFO))
     return files
+
+
+def refuse_cut(files: Sequence[Path], *, hint: str) -> None:
+    """Raise if a file of Arrow does not end with its mark.
+
+    Where a file was cut behind a batch of rows, the library reads the rows before it without a
+    word.
+
+    Args:
+        files: The files; one that is empty or missing is left to the library, which names it.
+        hint: What to do about it.
+
+    Raises:
+        DataError: one is cut.
+    """
+    for file in files:
+        with suppress(OSError), file.open("rb") as opened:
+            if opened.seek(0, os.SEEK_END) < len(_MARK):
+                continue
+            opened.seek(-len(_MARK), os.SEEK_END)
+            if opened.read() != _MARK:
+                raise DataError("was cut: its end is missing", hint=hint, where=str(file))
 
 
 def _listed(found: dict[str, Any], name: str, file: Path) -> list[Any]:

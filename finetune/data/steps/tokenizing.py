@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from finetune.data.table import Listed, Numbers
 from finetune.data.targets.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path
+from finetune.models.hub_cache import refuse_damaged_cache
 from finetune.models.preprocessing import TOKENIZER_FILES
 from finetune.models.shapes import first_line
 from finetune.models.transformers_package import load_transformers
@@ -357,6 +359,8 @@ def load_tokenizer(name: str, key: Key) -> Any:
     """
     if name.startswith("package:"):
         name = str(package_path(name, key=(*key, "tokenizer")))
+    if not Path(name).is_dir():
+        refuse_damaged_cache(name, label="tokenizer", key=key)
     transformers = load_transformers()
     with collector_off():  # the name loads the modules behind it
         auto = transformers.AutoTokenizer
