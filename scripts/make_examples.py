@@ -101,7 +101,9 @@ SYLLABLES = (
 
 
 def make_notes(path: Path) -> None:
-    """Write sentences as words with tags; only what stands around a name tells what it names.
+    """Write sentences as words with tags, and the kinds of names that each holds.
+
+    Only what stands around a name tells what it names.
 
     Names are drawn of one and the same set of syllables, so nearly all of them are new to a network
     that was trained on other sentences.
@@ -112,8 +114,8 @@ def make_notes(path: Path) -> None:
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _note(sentence: str, draw: random.Random) -> dict[str, list[str]]:
-    """Return a sentence with names as words and tags."""
+def _note(sentence: str, draw: random.Random) -> dict[str, str | list[str]]:
+    """Return a sentence with names: as words with tags, and as a text with the kinds of names."""
     words, tags = list[str](), list[str]()
     for word in sentence.split():
         if not word.startswith("{"):
@@ -123,7 +125,8 @@ def _note(sentence: str, draw: random.Random) -> dict[str, list[str]]:
         size, kind = draw.choice((1, 1, 2)), word.strip("{}")
         words += ["".join(draw.choices(SYLLABLES, k=3)).title() for _ in range(size)]
         tags += [f"B-{kind}", *[f"I-{kind}"] * (size - 1)]
-    return {"words": words, "tags": tags}
+    kinds = sorted({tag[2:] for tag in tags if tag != "O"})
+    return {"words": words, "tags": tags, "text": " ".join(words), "kinds": kinds}
 
 
 if __name__ == "__main__":

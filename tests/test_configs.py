@@ -23,6 +23,7 @@ SMALLER = {
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
     "bbc_news_sweep": [*TWO_STEPS, *SHORT_TEXTS],
+    "mentions": [*TWO_STEPS, *SHORT_TEXTS],
     "notes": [*TWO_STEPS, *SHORT_TEXTS],
     "likeness": [*TWO_STEPS, *SHORT_TEXTS],
     "dossiers": TWO_STEPS,
@@ -32,6 +33,7 @@ SMALLER = {
 EXAMPLES = {
     "tones": "tones",
     "throws": "throws.csv",
+    "mentions": "notes.jsonl",
     "notes": "notes.jsonl",
     "clutter_masks": "clutter.npz",
     "likeness": "likeness.csv",
