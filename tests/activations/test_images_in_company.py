@@ -114,3 +114,13 @@ def test_a_last_step_to_one_size_makes_sizes_known_whatever_comes_before(detecti
     grown = {"type": "RandomZoomOut", "with": ["objects"]}
     config = detecting((64, 130), FREE, [grown, RESIZE], cache={"use": "auto", "views": 2})
     assert open_samples(config).train.image_sizes == {(64, 64)}
+
+
+def test_the_size_of_an_image_counts_where_another_one_of_that_size_is_skipped(detecting, tmp_path):
+    config = detecting((64, 64, 130), FREE)
+    data = config.data.model_copy(update={"on_error": "skip", "split": None})
+    config = config.model_copy(update={"data": data})
+    # Its header can be read, its pixels cannot.
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    assert open_samples(config).train.image_sizes == {(64, 64), (64, 130)}

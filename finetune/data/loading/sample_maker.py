@@ -126,12 +126,16 @@ class SampleMaker:
         """
         if not self._tells_sizes():
             return None
-        rows = {tuple(self._sizes_before(row)): row for row in reversed(range(len(self)))}
-        found = set()
+        alike = dict[tuple[tuple[int, int] | None, ...], list[int]]()
+        for row in range(len(self)):
+            alike.setdefault(tuple(self._sizes_before(row)), []).append(row)
+        make, found = partial(self._with_drawn, view=0), set[tuple[int, int]]()
         with random_state_kept():
-            for row in rows.values():
-                _, sample, _ = self._readable(row, partial(self._with_drawn, view=0))
-                images = (as_value(sample[name]) for name in self.columns)
+            for rows in alike.values():
+                made = (self._readable(row, make) for row in rows)
+                # In place of one that is skipped there is another one, maybe of another size.
+                whole = next((sample for _, sample, reason in made if reason is None), {})
+                images = [as_value(whole[name]) for name in self.columns if name in whole]
                 found |= {(one.shape[1], one.shape[2]) for one in images if one.ndim == _IMAGE_AXES}
         return frozenset(found)
 
