@@ -44,6 +44,8 @@ def diff_command(
             ("environment", found.environment),
         ):
             _print_pairs(name, pairs, (str(run), str(other)), console)
+            if name == "figures" and found.note is not None:
+                console.tell(found.note)
         _print_weights(found, console)
 
 

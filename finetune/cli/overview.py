@@ -60,18 +60,21 @@ def runs_command(
         raise FinetuneError("has an effect only with --rm", where="--yes")
     # pydantic and PyYAML take a while to load: `--help` must not wait for them
     from finetune.runs.listing import chosen_runs, find_runs, sorted_groups
-    from finetune.runs.run_record import differing_keys
+    from finetune.runs.run_record import differing_keys, note_on_samples
 
     with results() as out:
         runs = chosen_runs(find_runs(folder), only or ())
         groups = sorted_groups(runs, sort, reverse=reverse)
-        differing = differing_keys(runs)
+        differing, note = differing_keys(runs), note_on_samples(runs)
         if as_json:
-            tell_json({"folder": str(folder), "groups": [_as_json(one) for one in groups]}, out)
+            plain = [_as_json(one) for one in groups]
+            tell_json({"folder": str(folder), "groups": plain, "note": note}, out)
         elif not runs:
             tell(f"{folder}: no runs" + (" that pass the filter" if only else ""), out)
         else:
             _print_table(groups, differing, out)
+            if note is not None:
+                tell(note, out)
 
 
 def _remove(path: Path, *, asks: bool) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
 from finetune.pictures.drawing import (
     LIGHT,
     LINE,
@@ -13,7 +11,6 @@ from finetune.pictures.drawing import (
     Label,
     Picture,
     Shape,
-    as_pixels,
     fitting,
     text_width,
 )
@@ -71,17 +68,8 @@ class _Map:
         return [Box(left, y, max(1, self.x(stop) - left), height, colour)]
 
 
-def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
-    """Draw which blocks were frozen and which trained, by step.
-
-    Returns:
-        Pixels `(H, W, 3)`, uint8.
-    """
-    return as_pixels(freeze_timeline(shown))
-
-
 def freeze_timeline(shown: FreezeMap) -> Picture:
-    """Return the drawing of which blocks were frozen, by step, as shapes for a page."""
+    """Return the drawing of which blocks were frozen, by step, as shapes."""
     names = [fitting(name, _MOST_LABEL, keeps_end=True) for name in shown.rows]
     left = 2 * _MARGIN + max(int(text_width(name)) for name in names)
     top = _MARGIN + LINE

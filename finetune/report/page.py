@@ -22,7 +22,7 @@ from finetune.report.charts import charts_of, charts_of_all
 from finetune.report.gathered import PageOfRun, gather
 from finetune.report.verdict import duration, figure
 from finetune.runs.own_files import REPORT, REPORT_MARK, is_own_report
-from finetune.runs.run_record import differing_keys
+from finetune.runs.run_record import differing_keys, note_on_samples
 from finetune.visible import json_text, visible
 
 _MOST_KEYS = 8
@@ -56,6 +56,7 @@ def _rendered(pages: list[PageOfRun]) -> str:
         pages=pages,
         keys=[*(["seed"] if len(seeds) > 1 else []), *keys[:_MOST_KEYS]],
         num_more=max(0, len(keys) - _MOST_KEYS),
+        note=note_on_samples([page.record for page in pages]),
         charts=charts,
         shows_pictures=len(pages) <= _MOST_WITH_PICTURES,
         data=_json_for_html(charts),

@@ -8,7 +8,7 @@ from typing import Any
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.reading import read_own_json
 from finetune.runs.kept import Checkpoints
-from finetune.runs.run_record import read_run
+from finetune.runs.run_record import note_on_samples, read_run
 from finetune.runs.saved_runs import saved_folder
 from finetune.runs.weight_distances import WeightDistances, weight_distances
 
@@ -32,6 +32,8 @@ class Comparison:
     """None where the checkpoints cannot be compared."""
     no_weights: str | None
     """Why they cannot."""
+    note: str | None
+    """That the runs were validated on different samples; None if not, or not known."""
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
@@ -58,6 +60,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         _different(_environment(one.summary), _environment(other.summary)),
         weights,
         why,
+        note_on_samples([one, other]),
     )
 
 

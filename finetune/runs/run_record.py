@@ -17,6 +17,7 @@ from finetune.config.reader import MAX_BYTES, read_text as parse_yaml
 from finetune.errors import FinetuneError
 from finetune.reading import parse_json, read_own_json
 from finetune.runs.lock import holder_of, read_holder
+from finetune.runs.validated_on import ValidationSamples, different_samples, validation_samples
 
 Status = Literal["running", "done", "stopped", "failed", "killed"]
 """How a run is: a killed one neither runs nor has a summary of its last step."""
@@ -65,6 +66,8 @@ class RunRecord:
     """`summary.json`; empty if there is none yet."""
     figures: Mapping[str, bool]
     """For each figure by its name without a part (`loss`) whether lower is better."""
+    validated_on: ValidationSamples | None
+    """Tells its validation samples from those of another run; None where that is not known."""
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -127,6 +130,7 @@ def read_run(
         seed=settings.get("seed"),
         summary=summary,
         figures=figures,
+        validated_on=validation_samples(read_object(path / "data.json")),
     )
 
 
@@ -140,6 +144,11 @@ def read_settings(path: Path) -> dict[str, Setting]:
         return flattened(parse_yaml(text, config).root.plain())
     except (OSError, ValueError, FinetuneError):
         return {}
+
+
+def note_on_samples(runs: Sequence[RunRecord]) -> str | None:
+    """Return a line if runs were validated on different samples; None if not, or not known."""
+    return different_samples([(run.name, run.validated_on) for run in runs])
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.pictures.finished_picture import Drawn
 from finetune.redaction import redacted
 from finetune.tracking.run_names import Identity, without_password
 from finetune.tracking.tracker import Tracker, on_failure
@@ -124,9 +125,9 @@ class Apart(Tracker):
         """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.text(tag, text, step))
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: Drawn, step: int) -> None:
         """Hand the call on to the tracker, which works in another thread."""
-        self._send(lambda tracker: tracker.image(tag, image, step), image.nbytes)
+        self._send(lambda tracker: tracker.image(tag, image, step), image.pixels.nbytes)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         """Hand the call on to the tracker, which works in another thread."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.pictures.finished_picture import Drawn
 from finetune.tracking.tracker import Embedding, Tracker, on_failure
 from finetune.tracking.waiting_calls import Job
 
@@ -42,7 +43,7 @@ class BestEffort(Tracker):
         """Forward the call."""
         self._send(lambda tracker: tracker.text(tag, text, step))
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: Drawn, step: int) -> None:
         """Forward the call."""
         self._send(lambda tracker: tracker.image(tag, image, step))
 

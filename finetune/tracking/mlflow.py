@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune import disk
 from finetune.importing import require
+from finetune.pictures.finished_picture import Drawn
 from finetune.tracking.run_names import PROJECT, Identity
 from finetune.tracking.tracker import PLACE, Tracker
 
@@ -97,10 +96,10 @@ class MLflow(Tracker):
         """Keep a text as a file; a later one of the same tag replaces it."""
         self._client.log_text(self._run, text, f"texts/{self._names.of(tag)}.md")
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: Drawn, step: int) -> None:
         """Keep a picture as a file, whose name has the step."""
         path = f"pictures/{self._names.of(tag)}/step-{step:08d}.png"
-        self._client.log_image(self._run, self._pillow.fromarray(image), path)
+        self._client.log_image(self._run, self._pillow.fromarray(image.pixels), path)
 
     def file(self, path: Path) -> None:
         """Keep a file of the run."""

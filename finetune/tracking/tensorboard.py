@@ -12,7 +12,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from finetune import disk
 from finetune.errors import FinetuneError
-from finetune.pictures.drawing import as_png
+from finetune.pictures.finished_picture import Drawn
 from finetune.tracking.board import charts_of, layout, shown_tag
 from finetune.tracking.projector import write_projector
 from finetune.tracking.tracker import OF_PHASES, PLACE, Embedding, Tracker
@@ -75,12 +75,13 @@ class TensorBoard(Tracker):
         with self._writing() as writer:
             writer.add_text(one_line(shown_tag(tag)), visible(text), step)
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Add an image of shape `(H, W, 3)`, bytes."""
-        # `add_image` scales copies in floating point and compresses hard: twice the time.
-        height, width, _ = image.shape
-        png = as_png(image, compress_level=1)
-        shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    def image(self, tag: str, image: Drawn, step: int) -> None:
+        """Add a picture."""
+        # `add_image` would scale a copy in floating point and compress it anew.
+        height, width, _ = image.pixels.shape
+        shown = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=image.png
+        )
         self._add(Summary(value=[Summary.Value(tag=one_line(shown_tag(tag)), image=shown)]), step)
 
     def pr_curve(self, tag: str, is_so: np.ndarray, score: np.ndarray, step: int) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from finetune.pictures.finished_picture import Drawn
 from finetune.redaction import redacted
 
 WEIGHTS_STEP = "weights_step"
@@ -55,8 +56,8 @@ class Tracker(Protocol):
         """Receive a text in Markdown."""
         return
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Receive an image of shape `(H, W, 3)`, bytes."""
+    def image(self, tag: str, image: Drawn, step: int) -> None:
+        """Receive a picture."""
         return
 
     def pr_curve(self, tag: str, is_so: np.ndarray, score: np.ndarray, step: int) -> None:
@@ -115,7 +116,7 @@ class Trackers(Tracker):
         for tracker in self._trackers:
             tracker.text(tag, text, step)
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: Drawn, step: int) -> None:
         """Forward to each tracker."""
         for tracker in self._trackers:
             tracker.image(tag, image, step)

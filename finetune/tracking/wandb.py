@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune import disk
 from finetune.importing import require
+from finetune.pictures.finished_picture import Drawn
 from finetune.tracking.run_names import PROJECT, Identity
 from finetune.tracking.tracker import PLACE, Tracker
 
@@ -76,9 +77,9 @@ class WandB(Tracker):
         }
         self._run.log(figures, step=step)
 
-    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+    def image(self, tag: str, image: Drawn, step: int) -> None:
         """Log a picture."""
-        self._log(tag, self._wandb.Image(image), step)
+        self._log(tag, self._wandb.Image(image.pixels), step)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         """Log a histogram; without finite numbers, none."""

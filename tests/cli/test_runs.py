@@ -26,7 +26,7 @@ def trained(finetune, points):
 def test_runs_as_a_table_and_as_json(trained):
     shown = trained("runs")
     assert shown.code == 0
-    lines = shown.out.splitlines()
+    *lines, note = shown.out.splitlines()
     assert "validation/accuracy" in lines[0]
     assert "2 seeds" in lines[2]
     assert "±" in lines[2]
@@ -35,6 +35,8 @@ def test_runs_as_a_table_and_as_json(trained):
         ["two", "one", "slow"],
     )
     assert "optimizer.lr=1e-06" in lines[-1]
+    # Another seed draws other validation samples.
+    assert note.startswith("validated on different samples")
     document = json.loads(trained("runs", "runs", "--json").out)
     best, slow = document["groups"]
     assert {run["name"] for run in best["runs"]} == {"one", "two"}

@@ -14,7 +14,7 @@ from finetune.freezing.plan import make_plan
 from finetune.freezing.policies.policy import Facts
 from finetune.freezing.proof import fingerprints
 from finetune.models.inventory import take_inventory
-from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
+from finetune.pictures.freeze_map import FreezeMap, freeze_timeline
 
 
 class Encoder(nn.Module):
@@ -183,7 +183,7 @@ def test_a_picture_of_hundreds_of_phases_stays_small():
         total_steps=3000,
         now=3000,
     )
-    assert draw_freeze_map(shown).shape[0] < 1100
+    assert freeze_timeline(shown).height < 1100
 
 
 def names_of(module):

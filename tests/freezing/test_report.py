@@ -18,7 +18,8 @@ from finetune.freezing.report import (
     states_over_phases,
 )
 from finetune.models.inventory import take_inventory
-from finetune.pictures.freeze_map import COLOURS, FreezeMap, draw_freeze_map
+from finetune.pictures.drawing import as_pixels
+from finetune.pictures.freeze_map import COLOURS, FreezeMap, freeze_timeline
 
 PHASES = [
     {"name": "head", "train": ["head"], "until": {"epochs": 1}},
@@ -114,15 +115,14 @@ def test_the_plan_as_data_holds_rates_triggers_and_modules_and_is_json():
 
 
 def draw(plan, began, total_steps, now=None):
-    return draw_freeze_map(
-        FreezeMap(
-            rows=states_over_phases(plan.inventory, plan.phases[: len(began)]),
-            phases=[phase.name for phase in plan.phases],
-            began=began,
-            total_steps=total_steps,
-            now=total_steps if now is None else now,
-        )
+    shown = FreezeMap(
+        rows=states_over_phases(plan.inventory, plan.phases[: len(began)]),
+        phases=[phase.name for phase in plan.phases],
+        began=began,
+        total_steps=total_steps,
+        now=total_steps if now is None else now,
     )
+    return as_pixels(freeze_timeline(shown))
 
 
 def colour_at(picture, plan_row, share):

@@ -1,15 +1,27 @@
 """Pictures hold together for any data, say what they leave out, and become pixels or SVG."""
 
 import xml.etree.ElementTree as ET
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.pictures.beside_targets import draw_beside_targets
 from finetune.pictures.calibration import bins_of, draw_calibration
 from finetune.pictures.class_scores import draw_class_scores, scores_of
 from finetune.pictures.confusion import draw_confusion, order_by_confusion
-from finetune.pictures.drawing import DARK, LIGHT, Label, as_pixels, as_svg, fitting, text_width
+from finetune.pictures.drawing import (
+    DARK,
+    LIGHT,
+    Label,
+    Photo,
+    as_pixels,
+    as_svg,
+    drawn,
+    fitting,
+    text_width,
+)
 from finetune.pictures.movement import draw_movement
 from finetune.pictures.shown_samples import ShownSample, colours_of_classes, draw_samples
 
@@ -65,6 +77,15 @@ PICTURES = {
 @pytest.fixture(params=PICTURES.values(), ids=PICTURES)
 def picture(request):
     return request.param()
+
+
+def test_its_file_shows_its_pixels_and_every_colour_of_a_photo(picture):
+    finished = drawn(picture)
+    shown = np.asarray(Image.open(BytesIO(finished.png)).convert("RGB")).astype(int)
+    np.testing.assert_array_equal(finished.pixels, as_pixels(picture))
+    # Without a photo the edges of letters move by a shade, as a palette has 256 colours.
+    has_photo = any(isinstance(shape, Photo) for shape in picture.shapes)
+    assert abs(shown - finished.pixels).max() <= (0 if has_photo else 24)
 
 
 def test_it_becomes_pixels_in_both_themes_with_something_on_the_paper(picture):

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.pictures.drawing import Picture, drawn
 from finetune.tracking.apart import Apart
 from finetune.tracking.best_effort import BestEffort
 from finetune.tracking.run_names import Identity
 from finetune.tracking.tracker import Tracker
 from finetune.tracking.waiting_calls import MOST, WaitingCalls
+
+DRAWN = drawn(Picture(2, 2, [], "nothing"))
 
 
 class HeldBack(Tracker):
@@ -240,7 +243,7 @@ def all_calls(tracker):
     tracker.begin(0, 9)
     tracker.text("a", "b", 0)
     tracker.scalars(1, {"train/loss": 1.0})
-    tracker.image("a", np.zeros((2, 2, 3), np.uint8), 1)
+    tracker.image("a", DRAWN, 1)
     tracker.pr_curve("a", np.ones(2, bool), np.ones(2), 1)
     tracker.histogram("a", np.ones(2), 1)
     tracker.hparams({}, {})

@@ -2,7 +2,6 @@
 
 import time
 
-import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
@@ -10,6 +9,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from finetune.errors import FinetuneError
+from finetune.pictures.drawing import Picture, drawn
 from finetune.tracking.tensorboard import TensorBoard
 
 
@@ -38,7 +38,7 @@ def test_figures_stand_under_their_tags_over_the_step(folder):
 
 
 def test_text_and_images_are_kept(folder):
-    image = np.zeros((4, 6, 3), dtype=np.uint8)
+    image = drawn(Picture(6, 4, [], "nothing"))
     tracker = TensorBoard(folder)
     tracker.text("freeze/map", "head  **trained**", 0)
     tracker.image("freeze/picture", image, 2)

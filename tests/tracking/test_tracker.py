@@ -1,10 +1,12 @@
 """Several trackers are as good as one."""
 
-import numpy as np
 import pytest
 
+from finetune.pictures.drawing import Picture, drawn
 from finetune.tracking.json_lines import JsonLines, read_metrics
 from finetune.tracking.tracker import Tracker, Trackers
+
+DRAWN = drawn(Picture(3, 2, [], "nothing"))
 
 
 class Recorder(Tracker):
@@ -23,7 +25,7 @@ class Recorder(Tracker):
         self.received.append(("text", tag, text, step))
 
     def image(self, tag, image, step):
-        self.received.append(("image", tag, image.shape, step))
+        self.received.append(("image", tag, image.pixels.shape, step))
 
     def hparams(self, values, metrics):
         self.received.append(("hparams", dict(values), dict(metrics)))
@@ -41,7 +43,7 @@ def test_each_tracker_receives_everything_in_order():
     trackers.begin(0, 10, lines=0)
     trackers.scalars(1, {"train/loss": 0.5})
     trackers.text("note", "text", 1)
-    trackers.image("picture", np.zeros((2, 3, 3), dtype=np.uint8), 1)
+    trackers.image("picture", DRAWN, 1)
     trackers.message("hello")
     trackers.hparams({"lr": 1.0}, {"test/accuracy": 0.5})
     trackers.close()
@@ -72,7 +74,7 @@ def test_a_tracker_passes_over_what_it_has_no_use_for(tmp_path):
     tracker = JsonLines(tmp_path / "metrics.jsonl")
     tracker.scalars(1, {"train/loss": 0.5})
     tracker.text("note", "text", 1)
-    tracker.image("picture", np.zeros((2, 3, 3), dtype=np.uint8), 1)
+    tracker.image("picture", DRAWN, 1)
     tracker.message("hello")
     tracker.hparams({"lr": 1.0}, {"test/accuracy": 0.5})
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1

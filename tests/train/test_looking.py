@@ -18,6 +18,7 @@ from finetune.tracking.board import shown_tag
 from finetune.train.looks.looking import as_image
 from finetune.train.looks.new_seen import new_seen
 from finetune.train.looks.seen import Inputs
+from finetune.train.looks.seen_later import SeenLater
 from finetune.train.looks.seen_tasks import SeenTasks
 from finetune.train.wire import build_trainer
 
@@ -65,7 +66,8 @@ def test_pictures_and_curves_of_the_weights_in_use_are_there_and_not_blank(digit
     of_freezing = {"what_is_frozen/map", "what_is_frozen/moved"}
     assert set(events.Tags()["images"]) == {f"validation/{p}" for p in pictures} | of_freezing
     for tag in events.Tags()["images"]:
-        pixels = np.asarray(Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)))
+        image = Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string))
+        pixels = np.asarray(image.convert("RGB"))
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 3, tag
     curves = {f"validation/{n}" for n in range(10)}
     assert curves <= set(events.Tags()["tensors"])
@@ -181,6 +183,41 @@ def test_each_task_of_a_list_has_pictures_of_the_samples_with_its_target():
     assert pictures["size/targets"].title == "size: Predictions beside targets of 2 samples"
     assert not any(name.startswith("tags") for name in pictures)  # no sample has its target
     assert [curve.name for curve in seen.curves()] == ["kind/y"]
+
+
+@pytest.mark.parametrize("most", [0, 20, 1000], ids=["none wait", "some wait", "all wait"])
+def test_batches_that_waited_give_the_pictures_of_those_taken_at_once(most):
+    names = ["a", "b", "c"]
+    at_once, later = new_seen("class", names, ()), new_seen("class", names, ())
+    waiting = SeenLater(later, most_waiting=most)
+    for first in range(0, 20, 4):
+        outputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(first))
+        one = batch(torch.tensor([0, 1, 2, 0]), first)
+        at_once.add(outputs, one)
+        waiting.keep(outputs, one)
+    assert waiting.shown() == at_once.shown()
+    show = {number: Inputs((), (f"word {number}",)) for number in at_once.shown()}
+    assert repr(waiting.pictures(show)) == repr(at_once.pictures(show))
+    for mine, theirs in zip(waiting.curves(), at_once.curves(), strict=True):
+        assert mine.name == theirs.name
+        np.testing.assert_array_equal(mine.score, theirs.score)
+
+
+def test_a_batch_that_waits_keeps_no_inputs_and_is_not_taken_before_it_is_asked_for():
+    taken = []
+
+    class Recorder:
+        def add(self, outputs, batch):
+            taken.append(batch)
+
+        def shown(self):
+            return []
+
+    waiting = SeenLater(Recorder())
+    waiting.keep(torch.zeros(2, 3), batch(torch.tensor([0, 1])))
+    assert taken == []
+    waiting.shown()
+    assert [one.inputs for one in taken] == [{}]
 
 
 def test_outputs_of_another_form_are_refused_not_drawn():

@@ -16,7 +16,7 @@ from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
 from finetune.data.targets.words import words_of
 from finetune.errors import FinetuneError
-from finetune.pictures.drawing import Picture, as_pixels, as_png
+from finetune.pictures.drawing import Picture, drawn
 from finetune.pictures.movement import draw_movement
 from finetune.runs.background import Worker
 from finetune.runs.kept_pictures import KeptPicture
@@ -25,6 +25,7 @@ from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
 from finetune.train.looks.head_inputs import Evaluate, HeadInputs
 from finetune.train.looks.seen import MOST_WORDS, Inputs, Seen
+from finetune.train.looks.seen_later import SeenLater
 
 _MOST_COLUMNS = 12
 _MOST_IMAGES = 3
@@ -53,33 +54,40 @@ class Looking:
     message_once: Callable[[str], None]
     steps_per_epoch: Callable[[], int]
     worker: Worker = field(default_factory=lambda: Worker(in_thread=True))
-    _kept: tuple[int, Seen] | None = None
+    _kept: tuple[int, SeenLater] | None = None
     """The evaluation of the weights that would be used now, and its step."""
     _drawn_at: int = 0
     _pictures: dict[str, KeptPicture] = field(default_factory=dict)
     _is_off: bool = False
+    _is_form_known: bool = False
+    """Whether a batch was taken: the outputs have the form that pictures need."""
     _fault: str | None = None
     """Why a picture could not be drawn."""
 
-    def begin(self) -> Seen | None:
+    def begin(self) -> SeenLater | None:
         """Return what is to collect an evaluation; None if no picture will be drawn of it."""
         if self._is_off or not self._is_wanted or self.samples is None:
             return None
-        return self.new_seen()
+        seen = self.new_seen()
+        return None if seen is None else SeenLater(seen)
 
-    def collect(self, seen: Seen, outputs: Any, batch: Batch) -> None:
+    def collect(self, seen: SeenLater, outputs: Any, batch: Batch) -> None:
         """Add a batch to what is seen; if the outputs are of another form, give up on pictures."""
         if self._is_off:
             return
         try:
-            seen.add(outputs, batch)
+            if self._is_form_known:
+                seen.keep(outputs, batch)
+            else:
+                seen.add(outputs, batch)
+                self._is_form_known = True
         except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
             # A task of the user's own losses may have outputs of any form: no reason to stop.
             self._is_off = True
             first = str(error).partition("\n")[0]
             self.message_once(f"no pictures of the validation samples: {first}")
 
-    def evaluated(self, seen: Seen | None, progress: Progress) -> None:
+    def evaluated(self, seen: SeenLater | None, progress: Progress) -> None:
         """Keep an evaluation if its weights are the ones in use, and draw it if that is due."""
         if seen is None or self._is_off:
             return
@@ -128,7 +136,7 @@ class Looking:
         except Exception as error:  # noqa: BLE001 - whatever a network hands to its last layer
             self.message_once(f"no embeddings for the projector: {_why(error)}")
 
-    def draw(self, seen: Seen, step: int) -> None:
+    def draw(self, seen: SeenLater, step: int) -> None:
         """Fetch the samples that are shown, then draw in the thread."""
         self._drawn_at = step
         with self._kept_apart():
@@ -158,7 +166,7 @@ class Looking:
             self.message_once(f"no more pictures of the validation samples: {self._fault}")
 
     def _draw(
-        self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
+        self, seen: SeenLater, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
     ) -> None:
         """Draw everything of an evaluation."""
         with self._kept_apart():
@@ -173,7 +181,7 @@ class Looking:
             self._is_off, self._fault = True, _why(error)
 
     def _draw_all(
-        self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
+        self, seen: SeenLater, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
     ) -> None:
         for name, picture in seen.pictures(show).items():
             self._image(f"validation/{name}", picture, step)
@@ -190,11 +198,11 @@ class Looking:
 
     def _image(self, tag: str, picture: Picture, step: int) -> None:
         """Hand on a picture to the trackers and to the page."""
-        pixels = as_pixels(picture)
-        self.tracker.image(tag, pixels, step)
+        image = drawn(picture)
+        self.tracker.image(tag, image, step)
         if self.settings.report:
-            png, (height, width, _) = as_png(pixels, compress_level=3), pixels.shape
-            self._pictures[tag] = KeptPicture(tag, picture.title, step, width, height, png)
+            size = picture.width, picture.height
+            self._pictures[tag] = KeptPicture(tag, picture.title, step, *size, image.png)
 
     def _keep(self) -> None:
         """Write what the page will show."""

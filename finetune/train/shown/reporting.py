@@ -16,7 +16,8 @@ from finetune.errors import named
 from finetune.freezing.plan import Phase
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
-from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
+from finetune.pictures.drawing import drawn
+from finetune.pictures.freeze_map import FreezeMap, freeze_timeline
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import OF_PHASES, WEIGHTS_STEP, Tracker
 from finetune.train.shown.summary import peak_memory_gib
@@ -255,4 +256,4 @@ class Reporter:
             now=progress.step,
             notes=[] if timeline.plan.policy else [phase_in_words(p) for p in timeline.plan.phases],
         )
-        self.tracker.image("freeze/map", draw_freeze_map(shown), progress.step)
+        self.tracker.image("freeze/map", drawn(freeze_timeline(shown)), progress.step)
