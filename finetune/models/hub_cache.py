@@ -69,7 +69,10 @@ def fault_of_cache(
         folder: Folder of the cache; that of the hub's library if left out.
         is_final: Whether nobody can be asked for a lost file, so that it counts.
     """
-    place = _place(name, folder)
+    try:
+        place = _place(name, folder)
+    except ValueError:  # a path, say: no hub id, so the cache cannot hold it
+        return None
     if not place.is_dir():
         return None
     snapshot = _snapshot(place)
@@ -88,9 +91,11 @@ def fault_of_cache(
 
 def _place(name: str, folder: str | Path | None) -> Path:
     """Return the folder of a network in the cache."""
-    hub: Any = require("huggingface_hub", extra="text")
-    repository = hub.file_download.repo_folder_name(repo_id=name, repo_type="model")
-    return Path(folder or hub.constants.HF_HUB_CACHE, repository)
+    # Modules by their own names: the package loads them only when they are asked for.
+    download: Any = require("huggingface_hub.file_download", extra="text")
+    constants: Any = require("huggingface_hub.constants", extra="text")
+    repository = download.repo_folder_name(repo_id=name, repo_type="model")
+    return Path(folder or constants.HF_HUB_CACHE, repository)
 
 
 def _snapshot(place: Path) -> Path | str:
