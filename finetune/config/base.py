@@ -1,6 +1,6 @@
 """The base class of all config nodes, and how a validator reports a fault of a single key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, Self, get_args
 
 from pydantic import (
@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finetune.config.catalogue import Complaint
-from finetune.config.messages import Fault, explain, is_echo, is_meant
+from finetune.config.messages import Fault, explain, is_echo, is_meant, shown
 
 PUBLIC = "public"
 """Mark for a field, by `Annotated`: its value becomes a name, as of a layer, column, phase or metric.
@@ -85,6 +85,21 @@ class OpenNode(Node):
 
     model_config = ConfigDict(extra="allow")
 
+    @classmethod
+    def known_types(cls) -> Collection[str]:
+        """Return the types that a config may name here."""
+        return ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_word(cls, value: Any) -> Any:
+        """Refuse a class that is only named, and tell how it is written."""
+        if isinstance(value, str) and (name := _spelt(value, cls.known_types())) is not None:
+            needed = (key for key, info in cls.model_fields.items() if info.is_required())
+            hint = f"{{type: {name}{''.join(f', {key}: ...' for key in needed if key != 'type')}}}"
+            refuse(cls.__name__, ((), f"needs a mapping, got {shown(value)}", hint))
+        return value
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The keys that are not fields of the node: keyword arguments of the class it names."""
@@ -101,6 +116,11 @@ class OpenNode(Node):
         return {key: item for key, item in value.items() if key not in fields}
 
 
+def _spelt(given: str, known: Collection[str]) -> str | None:
+    """Return the name among `known` that differs from the given one in capitals alone, or None."""
+    return next((name for name in known if name.casefold() == given.casefold()), None)
+
+
 def refuse(title: str, *problems: Complaint) -> NoReturn:
     """Raise a pydantic error about keys below the node that is being validated.
 
@@ -108,7 +128,8 @@ def refuse(title: str, *problems: Complaint) -> NoReturn:
         title: Class name of the node.
         problems: For each fault the key below the node, message and hint.
     """
-    raise _error(title, [Fault(*problem, absent=True) for problem in problems])
+    # Of the node itself no key is absent: the end of its place is a tag of pydantic, not a key.
+    raise _error(title, [Fault(*problem, absent=bool(problem[0])) for problem in problems])
 
 
 def tags_of(union: Any) -> set[str]:

@@ -59,6 +59,7 @@ OTHER_WORDS = {
                      "filename", "filepath", "file_path", "csv_path", "data_path", "data_dir",
                      "dataset_path", "root"), "path"),
     **dict.fromkeys(("delimiter", "sep"), "separator"),
+    **dict.fromkeys(("pooling", "pool", "pooling_mode", "pool_type"), "output"),
     **dict.fromkeys(("units", "out_dim", "output_dim", "dim_out"), "out_features"),
     **dict.fromkeys(("in_dim", "input_dim", "dim_in"), "in_features"),
     **{"filters": "out_channels", "kernel": "kernel_size", "strides": "stride"},

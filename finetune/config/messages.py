@@ -18,6 +18,7 @@ from finetune.config.hints import (
     value_here,
     word_here,
 )
+from finetune.config.other_words import NEW_HEAD, REMARKS
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
 
@@ -164,6 +165,11 @@ def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
     # In a split: people of other tools give all shares.
     if given in ("train", "training") and "folds" in known:
         return "leave it out: what no other part takes is trained on"
+    # Of a whole network, whose own head has as many outputs as `output: logits` gives it.
+    if {"output", "pretrained"} <= fields.keys() and (
+        given == "out_features" or remark_on(given) == REMARKS["num_classes"]
+    ):
+        return NEW_HEAD
     near = f"did you mean {word!r}?" if word is not None else remark_on(given)
     near = near or did_you_mean(given, known)
     return near or f"{KNOWN_HERE}{', '.join(known)}"
@@ -232,7 +238,8 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
         return "auto, cpu, cuda (a GPU of NVIDIA or AMD), cuda:1, ..., or mps (one of Apple)"
     if kind not in ("model_type", "model_attributes_type"):
         return None
-    field = fields.get(str(key[0])) if len(key) == 1 else None
+    is_entry = len(key) == 2 and isinstance(key[1], int)
+    field = fields.get(str(key[0])) if len(key) == 1 or is_entry else None
     known = list(_types(field.annotation, "type")) if field is not None else []
     if not key and "type" in fields:
         known = list(typing.get_args(fields["type"].annotation))
@@ -241,7 +248,7 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
             [] if key else [info.alias or n for n, info in fields.items() if info.is_required()]
         )
         more = [f", {name}: ..." for name in needed if name != "type"]
-        return _as_typed(f"{step}: " if key else "", given, known, "".join(more))
+        return _as_typed(f"{step}: " if key and not is_entry else "", given, known, "".join(more))
     if not key and "type" in fields and isinstance(given, str):
         # Classes of torch.nn begin with a capital letter, names of whole networks do not.
         is_network = "weights" in fields and given[:1].islower()

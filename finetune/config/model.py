@@ -1,11 +1,11 @@
 """`model:` a network as a list of named layers, and pretrained weights for it or for a layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import PUBLIC, Node, OpenNode, refuse, tags_of
+from finetune.config.base import PUBLIC, Node, OpenNode, tags_of
 from finetune.config.bounds import Arguments
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 from finetune.config.layer_keys import Placed, WeightedLayer, WeightsConfig as WeightsConfig
@@ -121,14 +121,10 @@ class TorchLayer(WeightedLayer, OpenNode):
     type: str
     """Name of the class, such as `Linear` or `Conv2d`."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _is_no_word(cls, value: Any) -> Any:
-        """Refuse a layer that is only named, and tell how it is written."""
-        known = {name.casefold(): name for name in (*LAYERS, *_OWN_TYPES)}
-        if isinstance(value, str) and (name := known.get(value.casefold())) is not None:
-            refuse("TorchLayer", ((), f"needs a mapping, got {shown(value)}", f"{{type: {name}}}"))
-        return value
+    def known_types(cls) -> Collection[str]:
+        """Return the classes of torch.nn and the kinds of layers of our own."""
+        return (*LAYERS, *_OWN_TYPES)
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
@@ -211,6 +207,8 @@ class ModelConfig(Node):
             said = {
                 key: value[key] for key in ("name", "type", "architecture", "path") if key in value
             }
+            if said.get("type") in ("timm", "torchvision") and said.keys() == {"name", "type"}:
+                said["architecture"] = said.pop("name")
             hint = f"layers: [{shown(said)}]"
             return [(("layers",), "missing, and it has no default", hint)] if said else []
         layers = _list(value.get("layers"))

@@ -1,6 +1,6 @@
 """`optimizer:` and `schedule:` how parameters are updated, and with which rate at each step."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -33,6 +33,11 @@ class OptimizerConfig(OpenNode):
     """Factor on `lr` from each block to the one below it (ELECTRA, BEiT); none if left out. Rates given in a phase are not changed by it."""
     freeze_below: float | None = Field(default=None, gt=0, lt=1)
     """Parameters whose factor from `layer_decay` is smaller than this are frozen."""
+
+    @classmethod
+    def known_types(cls) -> Collection[str]:
+        """Return the optimizers of torch."""
+        return OPTIMIZERS
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:

@@ -9,8 +9,12 @@ _TO_FREEZE = "freeze: [NAME], beside model:, freezes the layer of that name"
 _SOME = "train.limit: 0.1 trains on a tenth of the data, train.steps: 3 ends after three steps"
 _TRANSFORMS = "data.transforms has a step for it: `finetune show` lists them"
 _NETWORK = (
-    "a network is an entry of model.layers: {type: transformers, path: ...}, or {type: timm, "
+    "model.layers holds networks: {type: transformers, path: ...}, {type: timm or torchvision, "
     "architecture: ...}"
+)
+NEW_HEAD = (
+    "output: logits gives it a head for the classes of the data; or a layer behind it is the head: "
+    "{name: head, type: Linear, out_features: classes}"
 )
 _ACTIVATION = "an activation is a layer of its own, behind this one: {type: ReLU}"
 _ADAPTERS = "adapters such as LoRA are not built in: few parameters train by methods bitfit, norm_only, lisa"

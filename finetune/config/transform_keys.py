@@ -1,6 +1,6 @@
 """`data.transforms`: what is done to each sample."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -139,6 +139,11 @@ class VisionTransform(OpenNode):
     """Columns that move along with the image: masks, boxes `(K, 4)` as x1, y1, x2, y2 or points `(K, 2)` of the target or of `data.loss_columns`, or further images."""
 
     @classmethod
+    def known_types(cls) -> Collection[str]:
+        """Return the classes of torchvision and the steps of our own."""
+        return (*TRANSFORMS, *_OWN_TYPES)
+
+    @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Return a complaint for an unknown class, and for each argument that does not fit."""
         type_, own = value.get("type"), sorted(_OWN_TYPES)
@@ -149,9 +154,14 @@ class VisionTransform(OpenNode):
             return [(("type",), f"no transform {type_!r}", _BY_ITSELF)]
         if (ours := _OTHER_NAMES.get(type_.casefold().replace("_", ""))) is not None:
             return [(("type",), f"no transform {type_!r}", f"did you mean {ours!r}?")]
+        if type_ not in TRANSFORMS and type_.casefold() == "normalize":
+            return [(("type",), f"no transform {type_!r}", _OF_IMAGES_OR_NUMBERS)]
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
 
 
+_OF_IMAGES_OR_NUMBERS = (
+    "did you mean 'standardize', of columns of numbers, or 'Normalize', of images?"
+)
 _OTHER_NAMES = {
     **dict.fromkeys(("standardscaler", "scaler", "zscore", "scale"), "standardize"),
     **dict.fromkeys(

@@ -10,6 +10,7 @@ from finetune.config.bounds import Bounds, beyond
 from finetune.config.catalogue import Complaint
 from finetune.config.layer_keys import WeightedLayer
 from finetune.config.messages import is_meant, shown
+from finetune.config.other_words import NEW_HEAD
 
 Stage = Annotated[int, Field(ge=-64, le=63)]
 """Number of a stage of a network."""
@@ -144,7 +145,11 @@ def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
     """Return a complaint for arguments that have a key of their own, and for numbers out of bounds."""
     given = args if isinstance(args, Mapping) else {}
     repeated: list[Complaint] = [
-        (("args", name), f"{name!r} is said by the key {key!r}", None)
+        (
+            ("args", name),
+            f"{name!r} is said by the key {key!r}",
+            NEW_HEAD if name == "num_classes" else None,
+        )
         for name, key in said_by.items()
         if name in given
     ]

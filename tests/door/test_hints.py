@@ -79,7 +79,12 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
         ("data.split=0.2", "split: {validation: 0.2}"),
         ("train.early_stopping=3", "with the keys metric, patience"),
         ("train.device=gpu", "cuda (a GPU of NVIDIA or AMD)"),
-        ("optimizer=AdamW", "{type: AdamW}"),
+        ("optimizer=AdamW", "{type: AdamW, lr: ...}"),
+        ("optimizer=adamw", "{type: AdamW, lr: ...}"),
+        ("data.transforms=[resize]", "{type: Resize}"),
+        ("data.transforms=[Standardize]", "{type: standardize}"),
+        ("task.losses=[cross_entropy]", "{type: cross_entropy}"),
+        ("task.losses=[CrossEntropyLoss]", "{type: cross_entropy}"),
         ("schedule=cosine", "schedule: {type: cosine}"),
         ("data.source=csv", "source: {type: csv}"),
         ("freeze=true", "freeze: [encoder] freezes the layer"),
@@ -99,6 +104,20 @@ def test_a_value_in_a_wrong_form_is_told_with_the_right_one(fault, override, hin
     lines = fault(override).splitlines()
     assert len(lines) == 2
     assert hint in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("model.layers=[relu]", "model.layers"),
+        ("data.transforms=[resize]", "data.transforms"),
+        ("task.losses=[mse]", "task.losses"),
+    ],
+)
+def test_the_place_of_an_entry_that_is_one_word_has_no_part_that_the_config_lacks(
+    fault, override, place
+):
+    assert fault(override).startswith(f"-o {place}.0: needs a mapping, got ")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ train: {epochs: 1}
 """
 
 
+_HEAD = "or a layer behind it is the head: {name: head, type: Linear, out_features: classes}"
+
+
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
@@ -36,6 +39,13 @@ train: {epochs: 1}
         ("model.layers.0.activation=relu", "{type: ReLU}"),
         ("model.layers.0.trainable=false", "freeze: [NAME]"),
         ("model.layers.0.num_classes=2", "out_features: classes"),
+        ("model.layers.0={type: torchvision, architecture: resnet18, num_classes: 3}", _HEAD),
+        ("model.layers.0={type: torchvision, architecture: resnet18, out_features: 3}", _HEAD),
+        ("model.layers.0={type: timm, architecture: resnet18, num_labels: 3}", _HEAD),
+        ("model.layers.0={type: timm, architecture: resnet18, args: {num_classes: 3}}", _HEAD),
+        ("model.layers.0={type: transformers, path: p, pooling: mean}", "did you mean 'output'?"),
+        ("model={type: torchvision, name: resnet18}", "architecture: 'resnet18'}]"),
+        ("data.transforms=[{type: normalize}]", "'standardize', of columns of numbers"),
         ("model.layers.0.type=Dense", "did you mean 'Linear'?"),
         ("optimizer.beta1=0.9", "optimizer.betas"),
         ("optimizer.name=Adam", "optimizer.type"),
