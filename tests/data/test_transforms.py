@@ -171,6 +171,19 @@ def test_images_transformed_many_at_once_are_those_transformed_alone(
     assert torch.equal(at_once, alone.as_subclass(torch.Tensor))
 
 
+def test_normalize_on_bytes_names_the_step_that_makes_them_floats():
+    node = {"type": "Normalize", "mean": [0.5], "std": [0.5]}
+    step = vision_step(TypeAdapter(VisionTransform).validate_python(node), "image", None, ())
+    with pytest.raises(DataError, match="Normalize fails on an image") as caught:
+        step({"image": torch.zeros(3, 4, 4, dtype=torch.uint8)})
+    node = {"type": "Normalize", "mean": [0.5, 0.5], "std": [0.5, 0.5]}
+    two = vision_step(TypeAdapter(VisionTransform).validate_python(node), "image", None, ())
+    assert caught.value.hint == "put {type: ToDtype, dtype: float32, scale: true} before it"
+    with pytest.raises(DataError, match="Normalize fails on an image") as caught:
+        two({"image": torch.zeros(3, 4, 4)})
+    assert caught.value.hint is None
+
+
 def test_deterministic_transforms_run_once_a_sample(write_module, prepared):
     import importlib
 

@@ -135,6 +135,14 @@ def test_a_missing_image_is_named_with_its_row_and_the_folder_it_is_relative_to(
     assert caught.value.hint == f"names are relative to the folder {str(tmp_path)!r}"
 
 
+def test_a_column_of_numbers_that_a_step_takes_for_images_is_told_its_own_step(put, tmp_path):
+    source = write(tmp_path / "t.csv", ("rooms", "label"), ("2", "a"), ("3.5", "b"))
+    steps = [{"type": "Normalize", "mean": [0.5], "std": [0.5]}]
+    with pytest.raises(DataError, match="no such image file '2', which row 1") as caught:
+        opened(source=source, inputs=["rooms"], target="label", transforms=steps)
+    assert "a column of numbers is brought to one scale by standardize" in caught.value.hint
+
+
 def test_a_name_that_leaves_the_folder_is_told_with_what_it_is_relative_to(put, tmp_path):
     put("im/a_0.jpg", "JPEG")
     source = write(tmp_path / "t.csv", ("image", "label"), ("a_0.jpg", "a"))

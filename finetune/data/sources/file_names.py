@@ -22,6 +22,8 @@ What = Literal["image", "recording"]
 _FILE = {"image": "image file", "recording": "recording"}
 _SCHEME = re.compile(r"(?:^|/)([a-z][a-z0-9]{1,9}):/")
 """Matches the beginning of an address, as a path has it: with one slash of its two."""
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+"""Matches what a column of numbers holds."""
 _MOST_BESIDE = 10_000
 """Most entries of a folder that are compared with a name."""
 _WITH_ARTICLE = {"image": "an image", "recording": "a recording"}
@@ -154,6 +156,8 @@ def not_there(
 def _meant(path: Path, folder: Path) -> str:
     """Return the beginning of a hint on the file that a name seems to mean, or none."""
     name = os.path.relpath(path, folder) if path.is_absolute() else str(path)
+    if _NUMBER.fullmatch(name):
+        return "a column of numbers is brought to one scale by standardize; as files, "
     scheme = _SCHEME.search(str(path))
     if scheme is not None and scheme[1] != "file":
         return "nothing is fetched from the web: download the files first; "

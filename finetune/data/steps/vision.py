@@ -25,6 +25,8 @@ Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 _ALIKE = frozenset({"CenterCrop", "Grayscale", "Normalize", "Pad", "RGB", "Resize", "ToDtype"})
 """Transforms that give each image of a batch the bits that they give it alone."""
+_BYTES_FIRST = "put {type: ToDtype, dtype: float32, scale: true} before it"
+"""Hint for a step that does not take images of bytes."""
 _OF_ONE_SHAPE = frozenset({"Normalize", "ToDtype"})
 """Those of them that change no shape: they are left for the whole batch."""
 _TO_A_SIZE = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
@@ -83,6 +85,7 @@ class Vision:
             raise DataError(
                 f"{self.name} fails on an image of shape {tuple(image.shape)} and {_dtype(image)}: "
                 f"{reason}",
+                hint=_BYTES_FIRST if _wants_floats(image, reason) else None,
                 key=self.key,
             ) from error
 
@@ -106,7 +109,7 @@ class Vision:
             raise DataError(
                 "RandomErasing fills images of bytes with whole numbers from 0 to 255, not with "
                 f"{'noise' if value is None else list(value)}",
-                hint="put {type: ToDtype, dtype: float32, scale: true} before it",
+                hint=_BYTES_FIRST,
                 key=self.key,
             )
 
@@ -319,6 +322,11 @@ def _argument(name: str, value: Any) -> Any:
     if name == "policy":
         return require("torchvision.transforms.v2", extra="vision").AutoAugmentPolicy(value)
     return value
+
+
+def _wants_floats(image: Tensor, reason: str) -> bool:
+    """Tell whether torchvision refuses an image because it is one of bytes."""
+    return not image.is_floating_point() and "float" in reason
 
 
 def _dtype(values: Tensor) -> str:
