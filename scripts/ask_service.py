@@ -30,6 +30,8 @@ try:
         found = json.load(answer)
 except urllib.error.HTTPError as error:
     sys.exit(f"refused ({error.code}): {error.read().decode()}")
+except urllib.error.URLError as error:
+    sys.exit(f"no service answers at {given.url}: {error.reason}; --url names another address")
 for note in found["notes"]:
     print(f"note: {note}", file=sys.stderr)
 for run, predictions in found["predictions"].items():

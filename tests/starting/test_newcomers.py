@@ -120,6 +120,18 @@ def test_flags_answer_every_question(told):
     assert content["task"]["type"] == "regression"
 
 
+def test_a_task_that_init_does_not_begin_is_told_with_those_that_it_does(
+    tmp_path, monkeypatch, command_line
+):
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "t.csv", ["u", "y"], [[n, n % 2] for n in range(40)])
+    shown = command_line("init", "t.csv", "--task", "counting")
+    assert shown.code == 2
+    assert "tasks of init are classification, multilabel, regression" in shown.err
+    assert "--template" not in shown.err
+    assert "finetune init --template span" in command_line("init", "t.csv", "--task", "span").err
+
+
 def test_columns_that_tell_nothing_or_everything_are_left_out_and_told(told):
     header = ["user_id", "same", "blank", "when", "label_text", "size", "label"]
     rows = [
