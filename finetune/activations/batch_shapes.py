@@ -129,8 +129,8 @@ def why_company_decides(model: nn.Module, splits: Collection[Samples]) -> str | 
             (high, wide), (height, width) = sizes[0], size
             return (
                 f"not stored, a batch pads images to its largest one, and they differ in size "
-                f"({high} x {wide}, {height} x {width}): a sample has other outputs in other "
-                f"company; {_REMEDY}"
+                f"({high} x {wide}, {height} x {width}): the outputs of a sample depend on the "
+                f"others of its batch; {_REMEDY}"
             )
     return None
 

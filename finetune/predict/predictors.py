@@ -295,8 +295,8 @@ def load_predictors(
         predictors = finetune.load_predictors(["runs/topic", "runs/tone"])
         predictions = predictors(["a text", "another"])    # {"topic": [...], "tone": [...]}
 
-    Networks that runs begin with are built once for all that begin with the same one: what such
-    runs have frozen is the same tensors, so do not change them in place.
+    Runs that begin with the same network, and freeze more of it than they train, have the same
+    tensors of what is frozen: do not change them in place.
 
     Args:
         run_dirs: Folders of the runs; each is named as its folder.

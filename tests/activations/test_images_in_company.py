@@ -90,8 +90,8 @@ def test_images_of_other_sizes_are_not_cached_and_plan_and_train_say_why(
     assert answered == 0
     why = (
         "not stored, a batch pads images to its largest one, and they differ in size (64 x 64, "
-        "64 x 130): a sample has other outputs in other company; {type: Resize, size: [H, W], "
-        "with: [TARGET]} brings all to one size"
+        "64 x 130): the outputs of a sample depend on the others of its batch; {type: Resize, "
+        "size: [H, W], with: [TARGET]} brings all to one size"
     )
     assert told == [f"activation cache: {why}"]
     planned = command_line("plan", tmp_path / "run" / "config.yaml")

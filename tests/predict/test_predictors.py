@@ -84,6 +84,19 @@ def test_runs_that_begin_with_one_network_build_it_once(trained, monkeypatch, se
         assert torch.equal(values(found[run.name]), values(load_predictor(run)(inputs)))
 
 
+def test_networks_that_share_less_than_they_train_are_held_once(trained, monkeypatch):
+    runs = [trained(f"run{number}", seed=number, freeze=[]) for number in range(2)]
+    built = []
+
+    def collected(*args, **named):
+        built.append(build_network(*args, **named))
+        return built[-1]
+
+    monkeypatch.setattr("finetune.train.after.bases.build_network", collected)
+    predictors = load_predictors(runs)
+    assert [predictors[run.name].model for run in runs] == built
+
+
 def test_a_third_run_over_one_network_is_added_without_a_pass(heads, monkeypatch):
     predictors = load_predictors(heads[:2])
     third, alone = load_predictor(heads[2]), load_predictor(heads[2])
