@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from finetune.config.base import faults_of
 from finetune.config.hints import places_of, remark_on
+from finetune.config.merging import Replaced, merge, put
 from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
 from finetune.config.other_words import REMARKS_AT
 from finetune.config.places import code_folder, find_places
@@ -23,7 +24,7 @@ from finetune.config.secrets import (
     public_secrets,
     remembered,
 )
-from finetune.config.written import Replaced, Written, locate_fault, merge, put
+from finetune.config.written import Written, locate_fault
 from finetune.errors import ConfigError, FinetuneError, Origin, Problem, named
 from finetune.redaction import causes_withheld
 from finetune.trust import Trust, check_trust
