@@ -1,5 +1,6 @@
 """The verb that explains what a config may hold: show."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +29,9 @@ def show_command(
 ) -> None:
     """Explain layers, transforms, metrics, losses, methods, keys of this version."""
     # the schema takes longer to load than `--help` may take
+    from finetune.config.hints import places_of
     from finetune.config.reference import entries, keys_at, kinds, nearest
+    from finetune.config.run import RunConfig
 
     root = _schema()
     known = entries(root)
@@ -37,18 +40,21 @@ def show_command(
         _kinds(found, as_json=as_json, in_full=name is not None)
         return
     exact = [entry for entry in known if entry.name.lower() == name.lower()]
-    keys = keys_at(root, name)
-    some = [] if exact or keys else [e for e in known if name.lower() in _all_text(e)]
+    # A key may be named by its last part, or by the word that another tool has for it.
+    is_known = bool(exact or keys_at(root, name))
+    places = [name] if is_known else places_of(name, RunConfig)
+    keys = [(place, key) for place in places for key in keys_at(root, place)]
+    some = [] if is_known else [e for e in known if name.lower() in _all_text(e)]
     if not (exact or keys or some):
         raise nearest(root, name, known)
     if as_json:
         document = {"name": name, "entries": [*map(asdict, exact or some)]}
-        tell_json(document | {"keys": [*map(asdict, keys)]}, sys.stdout, indent=1)
+        tell_json(document | {"keys": [asdict(key) for _, key in keys]}, sys.stdout, indent=1)
         return
     for entry in exact:
         _entry(entry)
-    for key in keys:
-        _key(name, key)
+    for place, key in keys:
+        _key(place, key)
     _found(name, some)
 
 
@@ -90,9 +96,13 @@ def _list(some: "Sequence[Explained]") -> None:
     print_lines(lines, console_for(sys.stdout))
 
 
+_END = re.compile(r"(?<!\bal)\. ")
+"""Ends a sentence; the point of `et al.` ends none."""
+
+
 def _first(text: str) -> str:
     """Return the first sentence of a text."""
-    return text.partition(". ")[0].removesuffix(".")
+    return _END.split(text, maxsplit=1)[0].removesuffix(".")
 
 
 def _lacking(entry: "Explained") -> str:

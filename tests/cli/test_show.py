@@ -66,6 +66,9 @@ def test_the_page_shows_what_show_prints(command_line):
         ("conv2D", "{type: Conv2d, "),
         ("optimizer.lr", "Peak learning rate"),
         ("SGDR", "cosine"),
+        ("checkpoint", "train.checkpoint: {"),
+        ("learning_rate", "optimizer.lr: "),
+        ("methods", "(Kumar et al. 2022"),
         (None, "finetune show NAME explains"),
     ],
 )
