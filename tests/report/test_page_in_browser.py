@@ -183,6 +183,9 @@ def test_odd_runs_hold_together(plant, opened, odd, width, request):
         page = opened(html, width)
         assert label in page.locator("main").inner_text()
         assert fits(page)
+        # What a browser has to do before the page is there; seconds depend on others' work.
+        assert len(html) < 300_000
+        assert page.evaluate("document.querySelectorAll('*').length") < 1500
         assert (page.errors, page.requests) == ([], [])
 
 
@@ -225,3 +228,15 @@ def test_axe_finds_nothing_serious(plant, opened, runs, scheme):
     found = page.evaluate("axe.run().then(result => result.violations)")
     serious = [one for one in found if one["impact"] in ("serious", "critical")]
     assert json.dumps([(one["id"], len(one["nodes"])) for one in serious]) == "[]"
+
+
+def test_the_status_of_a_run_is_not_broken_in_the_table(plant, opened):
+    runs = [
+        plant(name, status="stopped", config={"optimizer": {"lr": lr}})
+        for name, lr in (("a" * 30, 0.1), ("b" * 30, 0.2))
+    ]
+    page = opened(render_page(runs), 390)
+    heights = page.locator("td .tone").evaluate_all(
+        "all => all.map(one => one.getClientRects().length)"
+    )
+    assert heights == [1, 1]
