@@ -1,5 +1,6 @@
 """Compare tensors bit by bit and fingerprint them, whatever their layout in memory."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import torch
@@ -12,6 +13,11 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
         return False
     return all(map(_same_words, _strided_parts(one), _strided_parts(other)))
+
+
+def all_same_bits(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Tell whether two lists hold as many tensors, equal in pairs bit by bit."""
+    return len(some) == len(others) and all(map(same_bits, some, others))
 
 
 def fingerprint(tensor: Tensor) -> str:

@@ -119,6 +119,11 @@ def watched(
             handle.remove()
 
 
+def is_within(name: str, module: str) -> bool:
+    """Tell whether a name is that of `module`, or of something inside it."""
+    return name == module or name.startswith(f"{module}.")
+
+
 def storage_of(tensor: Tensor) -> int:
     """Return an identifier of the tensor's storage; sparse tensors have their own."""
     # A sparse tensor has no storage that could be compared.

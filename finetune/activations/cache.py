@@ -23,7 +23,7 @@ from finetune.activations.estimate import (
     find_ahead,
     find_estimate,
 )
-from finetune.activations.find.boundary import Boundary
+from finetune.activations.find.boundary import Pace
 from finetune.activations.forward import Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
@@ -88,35 +88,27 @@ class ActivationCache:
             # of compiled versions, and old ones would count.
             torch.compiler.reset()
         is_off = self._config.use == "off"
-        if self._use.not_cached is not None:
-            self._say_once(self._use.not_cached, is_news=not is_off)
-            is_off = True
+        if (why := self._use.not_cached) is not None:
+            # Only once: a policy opens the cache with another mask every few steps.
+            if not (is_off or self._has_said_why):
+                self._use.tell(f"activation cache: {why}")
+            is_off = self._has_said_why = True
         if is_off and not self._use.is_compiled:
             return
         found = find_estimate(self._model, self._use, epochs=epochs)
         if not is_off:
             self._choose(found, thaws)
+        is_cached = isinstance(self.now, CachedForward)
         # Also where caching does not pay: a decision about speed must not change bits.
-        if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
-            self._install_at(found.boundary)
-
-    def _say_once(self, why: str, *, is_news: bool) -> None:
-        """Say why nothing is ever cached, the first time: masks may change every few steps."""
-        if is_news and not self._has_said_why:
-            self._use.tell(f"activation cache: {why}")
-        self._has_said_why = True
+        if isinstance(found, Estimate) and self.is_boundary_needed and not is_cached:
+            replay = Replay(self._model, found.boundary, self._rounds_to)
+            replay.install()
+            self.now = UncachedForward(self._model, self._run, replay)
 
     @property
     def is_boundary_needed(self) -> bool:
         """Whether the boundary affects bits even if nothing is cached."""
         return self._use.is_boundary_needed
-
-    def _install_at(self, boundary: Boundary) -> None:
-        """Install a replay at an uncached boundary if the boundary affects bits."""
-        if self._use.is_boundary_needed:
-            replay = Replay(self._model, boundary, self._rounds_to)
-            replay.install()
-            self.now = UncachedForward(self._model, self._run, replay)
 
     def leave(self) -> None:
         """Run the whole network from now on; keep the stores for a phase that freezes more."""
@@ -131,9 +123,6 @@ class ActivationCache:
     def close(self) -> None:
         """Close all stores."""
         self.leave()
-        self._forget()
-
-    def _forget(self) -> None:
         if self._earlier is not None:
             self._earlier.close()
         self._earlier = None
@@ -167,11 +156,9 @@ class ActivationCache:
         """Return an estimate as the first of several processes has made it."""
         # Each process has measured other times. If one cached and another one did not, one of them
         # would wait for the other at every step.
-        pace = found.pace
-        own = (pace.prefix, pace.whole, found.trying, found.stored)
+        own = (found.pace.prefix, found.pace.whole, found.trying, found.stored)
         prefix, whole, trying, stored = self._use.agreed(own)
-        pace = replace(pace, prefix=prefix, whole=whole)
-        return replace(found, pace=pace, trying=trying, stored=stored)
+        return replace(found, pace=Pace(prefix, whole), trying=trying, stored=stored)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether to look for activations of later phases that this phase can store.
@@ -209,11 +196,12 @@ class ActivationCache:
     def _pays(self, found: Estimate) -> bool:
         if found.pays:
             return True
+        times = "once" if found.visits == 1 else f"{found.visits} times"
         self._use.tell(
             f"activation cache: not stored, it would not pay: up to {found.up_to} it runs in "
             f"{found.pace.prefix * 1e6:.0f} us a sample, of {found.pace.whole * 1e6:.0f} for all; "
             f"reading would take {found.reading * 1e6:.0f} us, each sample comes "
-            f"{_times(found.visits)}{found.not_further}"
+            f"{times}{found.not_further}"
         )
         return False
 
@@ -333,14 +321,11 @@ class ActivationCache:
                     size=use.batch_sizes[split],
                     in_order=split != "train",
                     network=network,
-                    tell=use.tell if planned.phase is None else _say_nothing,
+                    # Nobody has asked about batches of a phase that is yet to come.
+                    tell=use.tell if planned.phase is None else lambda _: None,
                     checked=store.written(),
                 )
         use.tell(f"activation cache: {_told(planned, forward)}")
-
-
-def _say_nothing(_: str) -> None:
-    """Drop messages about rows stored for a later phase."""
 
 
 def _told(planned: _Planned, forward: CachedForward) -> str:
@@ -355,7 +340,3 @@ def _told(planned: _Planned, forward: CachedForward) -> str:
         f"up to {found.up_to} runs once per sample ({of_size}); "
         f"expected to save {found.saving:.0f} s{found.not_further}"
     )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"

@@ -20,7 +20,7 @@ from torch import Tensor
 from finetune.activations.batch_shapes import SAMPLE, Shape, mask_of, shortened, without_padding
 from finetune.activations.forward import device_of
 from finetune.activations.split_cache import SplitCache
-from finetune.bits import same_bits
+from finetune.bits import all_same_bits, same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
 from finetune.preserved import equal, preserved, random_state
@@ -200,17 +200,13 @@ class _Outcome:
 
     def difference(self, answered: "_Outcome") -> str | None:
         """Return what differs when frozen calls are answered, or None."""
-        if not _all_same(self.outputs, answered.outputs):
+        if not all_same_bits(self.outputs, answered.outputs):
             return "the outputs would be others"
-        if not _all_same(self.gradients, answered.gradients):
+        if not all_same_bits(self.gradients, answered.gradients):
             return "the gradients would be others"
         if not equal(self.random_state, answered.random_state):
             return "frozen layers draw random numbers"
         return None
-
-
-def _all_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return len(some) == len(others) and all(map(same_bits, some, others))
 
 
 def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:

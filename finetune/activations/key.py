@@ -22,6 +22,7 @@ from finetune.activations.find.operations import Operation
 from finetune.bits import fingerprint
 from finetune.freezing.apply import in_mode
 from finetune.freezing.proof import fingerprints, hashed
+from finetune.module_calls import is_within
 from finetune.store.directory import key_of
 from finetune.structure import DATA, folded
 
@@ -57,8 +58,7 @@ def facts_of(
     tensors = [
         name
         for name, _ in (*model.named_parameters(), *model.named_buffers())
-        if name in boundary.added
-        or any(name == module or name.startswith(f"{module}.") for module in boundary.modules)
+        if name in boundary.added or any(is_within(name, module) for module in boundary.modules)
     ]
     below = {name: model.get_submodule(name) for name in boundary.modules}
     # In doubt a fact is included: one too many costs a store, one too few would cost bits.

@@ -101,7 +101,6 @@ class Replay:
         self.boundary = boundary
         self._model, self._store_dtype = model, store_dtype
         self._calls = {(call.module, call.visit): call for call in boundary.calls}
-        self._modules = boundary.modules
         self._session: _Session | None = None
         self._own: dict[str, Any] = {}
         self._scratch: dict[tuple[Any, ...], Tensor] = {}
@@ -116,7 +115,7 @@ class Replay:
 
     def install(self) -> None:
         """Replace `forward` of the modules."""
-        for name in self._modules:
+        for name in self.boundary.modules:
             module = self._model.get_submodule(name)
             # Set on the object, not on the class: other modules of that class may be trained.
             self._own[name] = vars(module).get("forward")

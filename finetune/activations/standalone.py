@@ -27,6 +27,9 @@ _TRIAL = 8
 _FEWEST = 4
 """Fewest samples with which the frozen prefix can be found."""
 
+_Mode = tuple[tuple[bool, ...], str]
+"""`training` of all modules, and the precision: rows of one mode are not used in another."""
+
 
 @contextmanager
 def cached_prefix(
@@ -123,7 +126,8 @@ class CachedPrefix:
     def _at_work(self, batch: Batch) -> "_AtWork | None":
         """Return the cache for the present mode of the network; None if nothing is cached in it."""
         # Read at every call: a loop may evaluate in between, or change the precision.
-        mode = _mode_of(self._model, batch.indices.device)
+        training = tuple(module.training for module in self._model.modules())
+        mode = (training, _precision(batch.indices.device))
         if mode not in self._opened:
             self._stand_before(None)
             # No reason is noted: the next batch may be large enough.
@@ -313,18 +317,6 @@ class _AtWork:
 
     network: CachedForward
     samples: _AtHand
-
-
-class _Mode(NamedTuple):
-    """Training modes and precision: rows of one mode are not used in another."""
-
-    training: tuple[bool, ...]
-    """`training` of all modules."""
-    precision: str
-
-
-def _mode_of(model: nn.Module, device: torch.device) -> _Mode:
-    return _Mode(tuple(module.training for module in model.modules()), _precision(device))
 
 
 def _by_name(

@@ -186,7 +186,6 @@ class Meta:
     """What the key was made of, for people."""
     created: str
     """ISO date and time, UTC."""
-    version: int = FORMAT_VERSION
 
     def difference(self, wanted: "Meta") -> str | None:
         """Return why rows kept under this are not those that are wanted, or None if they are."""
@@ -204,7 +203,7 @@ class Meta:
             for column in self.layout.columns
         ]
         document = {
-            "version": self.version,
+            "version": FORMAT_VERSION,
             "key": self.key,
             "torch": self.torch,
             "created": self.created,

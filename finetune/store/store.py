@@ -313,14 +313,9 @@ class Store:
         start = self._files.ragged_end
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
         if self._files.size_bytes(spans) > self._limit_bytes:
-            raise self._outgrown()
+            where, hint = ("disk", "disk_gb is its budget") if self._claim else ("memory", None)
+            raise StoreFullError(f"store {self.meta.key} outgrows its {where}", hint=hint)
         return spans
-
-    def _outgrown(self) -> StoreFullError:
-        if self._claim is None:
-            return StoreFullError(f"store {self.meta.key} outgrows its memory")
-        hint = "disk_gb is its budget"
-        return StoreFullError(f"store {self.meta.key} outgrows its disk", hint=hint)
 
     def _row_bytes(self, spans: Spans) -> Rows:
         columns = self.meta.layout.columns

@@ -54,9 +54,12 @@ class Verdicts:
         everything = _read(self._path)
         known = everything.pop(self._network, {}) | {shape: fault}
         everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])
+        text = json.dumps(everything)
+        # Without a digest a flipped bit could turn a reason into "exact".
+        content = f"{_digest(text)}\n{text}".encode()
         # A trial that is not saved is made again: no reason to end a run.
         with suppress(OSError):
-            disk.replace_file(self._path, _with_digest(everything).encode(), tag=str(os.getpid()))
+            disk.replace_file(self._path, content, tag=str(os.getpid()))
 
     def forget(self) -> None:
         """Remove the results of all processes."""
@@ -64,12 +67,6 @@ class Verdicts:
         if self._path is not None:
             with suppress(OSError):
                 disk.remove(self._path)
-
-
-def _with_digest(everything: dict[str, dict[str, str | None]]) -> str:
-    # Without a digest a flipped bit could turn a reason into "exact".
-    text = json.dumps(everything)
-    return f"{_digest(text)}\n{text}"
 
 
 def _read(path: Path) -> dict[str, dict[str, str | None]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import mask_of
 from finetune.activations.find.checks import Findings, Inputs, Trial, make_trials
 from finetune.activations.find.flow import Held, follow_values
-from finetune.module_calls import Call, Place, storage_of
+from finetune.module_calls import Call, Place, is_within, storage_of
 from finetune.preserved import preserved
 from finetune.store.layout import RowSpec
 from finetune.structure import rebuilt
@@ -96,8 +96,7 @@ class Boundary:
     def encloses(self, other: "Boundary") -> bool:
         """Tell whether every frozen module of `other` is one of these or inside one."""
         return all(
-            any(inner == outer or inner.startswith(f"{outer}.") for outer in self.modules)
-            for inner in other.modules
+            any(is_within(inner, outer) for outer in self.modules) for inner in other.modules
         )
 
 

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from finetune.bits import same_bits
-from finetune.module_calls import Call, Place, watched
+from finetune.bits import all_same_bits, same_bits
+from finetune.module_calls import Call, Place, is_within, watched
 from finetune.preserved import (
     attributes,
     buffers,
@@ -162,20 +162,20 @@ def _compare(
 
 def _fault_by_seed(findings: Findings, place: Place, call: Call, other: Trial) -> str | None:
     name = place[0]
-    if any(_is_within(moved.rpartition(".")[0], name) for moved in other.moved):
+    if any(is_within(moved.rpartition(".")[0], name) for moved in other.moved):
         return "moves its buffers: modules.norm: eval holds them"
     # Those of the second pass: the first one may fill plain caches, which is harmless.
-    kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))
+    kept = sorted(attribute for module, attribute in other.kept if is_within(module, name))
     if kept:
         findings.causes |= {place} if any(module == name for module, _ in other.kept) else set()
         return f"keeps {kept[0]!r} from call to call, which a stored answer would not move"
-    if _same_values(call, other.calls[place]):
+    if all_same_bits(call.tensors, other.calls[place].tensors):
         return None
     return "is random: modules.dropout: eval holds what is frozen"
 
 
 def _fault_by_weights(place: Place, call: Call, other: Trial) -> str | None:
-    if _same_values(call, other.calls[place]):
+    if all_same_bits(call.tensors, other.calls[place].tensors):
         return None
     return "depends on trained weights past autograd, by detach, no_grad or whole numbers"
 
@@ -191,11 +191,11 @@ def _fault_in_company(
     if any(tensor.layout != torch.strided for tensor in call.tensors):
         return "returns a sparse tensor, which no row can hold"
     # The samples differ. If sizes or plain values differ too, rows cannot replace them.
-    pairs = list(zip(call.tensors, mixed.tensors, strict=False))
-    if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
+    if _kinds(call) != _kinds(mixed):
         return "returns other shapes for other samples"
     if apart_from_tensors(call.output) != apart_from_tensors(mixed.output):
         return "returns other plain values for other samples"
+    pairs = list(zip(call.tensors, mixed.tensors, strict=True))
     by_row = [_rows_agree(one, two, shared) for one, two in pairs]
     findings.constants[place] = [not agree for agree in by_row]
     if all(agree or same_bits(*pair) for agree, pair in zip(by_row, pairs, strict=True)):
@@ -203,14 +203,8 @@ def _fault_in_company(
     return "gives a sample other values in other company, or samples are not its first axis"
 
 
-def _is_within(module: str, name: str) -> bool:
-    return module == name or module.startswith(f"{name}.")
-
-
-def _same_values(one: Call, other: Call) -> bool:
-    """Tell whether two calls returned the same tensors."""
-    pairs = zip(one.tensors, other.tensors, strict=False)
-    return len(one.tensors) == len(other.tensors) and all(same_bits(*pair) for pair in pairs)
+def _kinds(call: Call) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(tensor.shape, tensor.dtype) for tensor in call.tensors]
 
 
 def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> bool:
@@ -229,15 +223,10 @@ def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> 
     if not ours.is_floating_point() or ours.numel() == 0:
         return False
     # Half the digits: allows the rounding of a few layers, but no influence of other samples.
-    formats = [ours.dtype, *_autocast_formats(ours.device.type)]
-    rounding = max(torch.finfo(dtype).eps for dtype in formats) ** 0.5
+    rounding = torch.finfo(ours.dtype).eps ** 0.5
+    device = ours.device.type
+    if torch.is_autocast_enabled(device):
+        # Layers before this one may have rounded to the autocast dtype, whatever this one returns.
+        rounding = max(rounding, torch.finfo(torch.get_autocast_dtype(device)).eps ** 0.5)
     largest = float(ours.abs().nan_to_num(0, 0, 0).max())
     return torch.allclose(ours, theirs, rtol=0, atol=rounding * largest, equal_nan=True)
-
-
-def _autocast_formats(device: str) -> list[torch.dtype]:
-    return [torch.get_autocast_dtype(device)] if torch.is_autocast_enabled(device) else []
-
-
-def _differs_in_kind(one: Tensor, other: Tensor) -> bool:
-    return one.shape != other.shape or one.dtype != other.dtype

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import Shape, digests_of, without_padding
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.replay import Constants, Replay
-from finetune.bits import same_bits
+from finetune.bits import all_same_bits, same_bits
 from finetune.data.batches import Batch, Split
 from finetune.disk import reason_of
 from finetune.preserved import preserved
@@ -198,10 +198,8 @@ class KnownSampleRows:
             return fault
         with self._replay.answering(known.rows, shape, constants):
             answered = tensors_in(run(copies))
-        whole = tensors_in(outputs)
-        if len(whole) != len(answered) or not all(map(same_bits, whole, answered)):
-            return "the outputs would be others"
-        return None
+        same = all_same_bits(tensors_in(outputs), answered)
+        return None if same else "the outputs would be others"
 
     def _fault(
         self,
