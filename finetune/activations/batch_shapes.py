@@ -107,10 +107,6 @@ def why_company_decides(model: nn.Module, splits: Collection[Samples]) -> str | 
 
     A batch of images is as large as its largest one, so frozen layers see a smaller one with more
     padding than alone. Two small trial batches need not show that.
-
-    Args:
-        model: The network.
-        splits: The samples of all parts.
     """
     known = [samples.image_sizes for samples in splits]
     if any(sizes is None for sizes in known):
@@ -141,15 +137,10 @@ def with_digests(specs: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
 
 
 def labels_of(inputs: Mapping[str, Tensor], padded: Collection[str], shape: Shape | None) -> Tensor:
-    """Return digest and origin of each sample of a batch, `(B, 3)` int64.
+    """Return digest (see `digests_of`) and origin of each sample of a batch, `(B, 3)` int64.
 
-    Kernels may round a row otherwise in a batch of another shape, so the origin tells that shape.
-
-    Args:
-        inputs: All that the network gets of the batch.
-        padded: Names of its columns that are padded.
-        shape: Shape of the batch that its rows are computed in; None if they are those of a full
-            batch, whatever their own is.
+    Kernels may round a row otherwise in a batch of another shape, so the origin is a hash of the
+    `shape` in which rows are computed; None stands for a full batch.
     """
     digests = digests_of(inputs, padded)
     name = "" if shape is None else str(shape)

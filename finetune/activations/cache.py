@@ -237,7 +237,8 @@ class ActivationCache:
         ):
             earlier.close()
             return None
-        earlier.as_it_stands().install()
+        earlier.stop_recording()
+        earlier.install()
         return earlier
 
     def _opened(

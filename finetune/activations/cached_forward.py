@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune.activations.batch_shapes import SAMPLE, labels_of, lengths_of
-from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, judge
+from finetune.activations.exact import ShapeFinding, fault_of_rows, in_full_batch, judge
 from finetune.activations.forward import Statistics, device_of
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
@@ -86,14 +86,8 @@ class CachedForward:
     ) -> None:
         """Add a split with its store; recompute a few of its rows, drop all if one differs.
 
-        Args:
-            samples: The split.
-            store: Its rows.
-            size: Samples of a full batch.
-            in_order: Whether the split is always cut in the same way.
-            network: Key of all that trials of batch shapes depend on besides the rows.
-            tell: Receives a line for each batch shape that is not exact.
-            checked: Row numbers, from which those to recompute are drawn.
+        The rows to recompute are drawn from the row numbers `checked`. `network` is a key of all
+        that trials of batch shapes depend on besides the rows; the rest becomes a `SplitCache`.
         """
         split = self._splits[samples.name] = SplitCache(
             samples=samples,
@@ -115,15 +109,14 @@ class CachedForward:
                 f"activation cache: the rows of store {store.meta.key} {fault}: all recomputed"
             )
 
-    def as_it_stands(self) -> "CachedForward":
-        """Stop recording and close the inner cache; return self, which only answers from now on."""
+    def stop_recording(self) -> None:
+        """Close the inner cache, and only answer from now on."""
         # Its phase is over. Rows that it lacks are recorded by the cache of the next phase.
         for split in self._splits.values():
             split.is_full = True
-        self._let_inner_go()
-        return self
+        self._close_inner()
 
-    def _let_inner_go(self) -> None:
+    def _close_inner(self) -> None:
         if self._inner is not None:
             self._inner.close()
         self._inner = None
@@ -139,7 +132,7 @@ class CachedForward:
         self.remove()
         for store in self.stores:
             store.close()
-        self._let_inner_go()
+        self._close_inner()
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
         """Yield the batches; those that will be answered carry the numbers of their rows."""
@@ -179,14 +172,15 @@ class CachedForward:
         # Here and not in `forward`, so that this batch too is answered.
         if rows is None and not split.was_tried(indices):
             batch = batch.to(device_of(self.model))
-            judgement = self._judged(batch, split)
-            if judgement.rows and self._inner is None:
-                self._write(batch, split, judgement.rows)
+            found = self._judged(batch, split)
+            if found.rows and self._inner is None:
+                self._write(batch, split, found.rows)
             rows = split.rows_of(indices, batch.view)
         if rows is None:
             return batch
         if was_there:
             self._statistics.answered += len(batch)
+        # The trial has just computed its rows: the prefix was not spared.
         else:
             self._statistics.recorded += len(batch)
         return replace(batch, rows=rows)
@@ -197,7 +191,7 @@ class CachedForward:
         # Samples that are no split of the run have no store.
         if split is None:
             return self._run(**batch.inputs)
-        is_exact = batch.rows is not None or self._judged(batch, split).is_exact
+        is_exact = batch.rows is not None or self._judged(batch, split).fault is None
         with self._around(batch, split, batch.rows, is_exact=is_exact) as (rows, _):
             outputs = self._run(**batch.inputs)
         # A batch with a skipped sample runs every time: that one has no row.
@@ -228,7 +222,11 @@ class CachedForward:
                 yield found
         else:
             rows = self._written_from_full_batch(batch, split)
-            with self._with_inner(batch, split.samples) as is_helped, self._rounding(batch, split):
+            # Rounded as the store would, so that it changes no bit whether a batch is cached.
+            rounding: AbstractContextManager[object] = nullcontext()
+            if self.replay.rounds:
+                rounding = self.replay.recording(split.shape(batch.indices))
+            with self._with_inner(batch, split.samples) as is_helped, rounding:
                 yield rows, is_helped
 
     @contextmanager
@@ -258,15 +256,9 @@ class CachedForward:
         yield
         self._statistics.seconds_trying += split.seconds - before
 
-    def _judged(self, batch: Batch, split: SplitCache) -> Judgement:
+    def _judged(self, batch: Batch, split: SplitCache) -> ShapeFinding:
         with self._timed(split):
             return judge(split, batch)
-
-    def _rounding(self, batch: Batch, split: SplitCache) -> AbstractContextManager[object]:
-        """Round frozen outputs in the block if a store would round them; record nothing."""
-        if not self.replay.rounds:
-            return nullcontext()
-        return self.replay.recording(split.shape(batch.indices))
 
     def _written_from_full_batch(self, batch: Batch, split: SplitCache) -> Mapping[str, Tensor]:
         """Compute rows for a batch of an inexact shape by a full batch; write and return them."""
@@ -356,7 +348,7 @@ class CachedForward:
             yield False
             return
         # A cache of an earlier phase writes no more rows, so a trial would not pay.
-        is_exact = not split.is_full and self._judged(batch, split).is_exact
+        is_exact = not split.is_full and self._judged(batch, split).fault is None
         numbers = split.rows_of(batch.indices, batch.view)
         with self._around(batch, split, numbers, is_exact=is_exact) as (_, is_helped):
             yield is_helped

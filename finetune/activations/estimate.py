@@ -248,13 +248,8 @@ def facts_at(
     """Return all that rows at a boundary depend on besides the data, in the present modes.
 
     Part of it is a snapshot: hashes of the frozen outputs of a few samples of each split, those of
-    `train` in training mode.
-
-    Args:
-        model: The network; left as it was.
-        boundary: Its boundary.
-        use: How the run uses it.
-        known: Fingerprints of parameters and buffers that were taken already.
+    `train` in training mode. `known` are fingerprints of tensors that were taken already. The
+    network is left as it was.
     """
     seen: dict[str, Snapshot] = {}
     with preserved(model, attributes=True), use.autocast():
@@ -278,21 +273,16 @@ def find_ahead(
 
     Later phases here only thaw: whatever trains before such a phase trains in it as well. So the
     frozen prefix of the later phase is frozen now too and gives the same values; whether it does
-    in the modes of both phases is checked.
-
-    Args:
-        model: The network; left as it was.
-        use: How the run uses it.
-        thaws: Later phases, each of which only thaws.
-        known: Fingerprints of parameters and buffers that were taken already.
+    in the modes of both phases is checked. The network is left as it was.
 
     Yields:
-        The phase, its estimate, and what its rows depend on.
+        The phase, its estimate, and what its rows depend on, as `facts_at` tells.
     """
     # In order: where one phase cannot be cached, the phases behind it are not looked at.
     for coming in thaws:
         with mask_given_back(model):
             take_on(model, coming.phase.frozen, coming.phase.modules)
+            # Nobody knows how long a phase lasts that a metric ends: one epoch promises little.
             found = find_estimate(model, use, epochs=coming.lasts or 1.0, anyhow=True)
             if isinstance(found, str):
                 return

@@ -34,38 +34,41 @@ _FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """The result for a batch, decided by its shape."""
+class ShapeFinding:
+    """What is known of a batch shape."""
 
-    is_exact: bool
-    rows: Mapping[str, Tensor]
-    """Its rows `(B, ...)` by name of the output, if a trial has just computed them; else empty."""
+    fault: str | None
+    """Why its batches are not exact; None if they are."""
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    """Rows `(B, ...)` of the batch by name of the output, if it was tried just now and a training
+    step would compute the same; else empty."""
+    is_lasting: bool = True
+    """Whether the result holds in other processes too, so that it may be stored."""
 
 
-def judge(split: SplitCache, batch: Batch) -> Judgement:
+def judge(split: SplitCache, batch: Batch) -> ShapeFinding:
     """Decide whether the shape of a batch is exact; run the batch a few times if unknown."""
-    shape, rows = split.shape(batch.indices), dict[str, Tensor]()
+    shape = split.shape(batch.indices)
     name = split.name_of(shape)
-    if name not in split.verdicts:
+    if name in split.verdicts:
+        found = ShapeFinding(split.verdicts[name])
+    else:
         found = _tried(split, batch, shape)
         split.verdicts.add(name, found.fault, is_lasting=found.is_lasting)
-        rows = found.rows
-    fault = split.verdicts[name]
-    if fault is not None and (name, fault) not in split.told:
-        split.told.add((name, fault))
+    if found.fault is not None and (name, found.fault) not in split.told:
+        split.told.add((name, found.fault))
         split.tell(
             f"activation cache: batches of {shape} run all layers, none is read from the "
-            f"store: {fault}"
+            f"store: {found.fault}"
         )
-    return Judgement(fault is None, rows)
+    return found
 
 
-def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
-    """Try a batch."""
+def _tried(split: SplitCache, batch: Batch, shape: Shape) -> ShapeFinding:
     # A full batch is the definition of rows, and could not hold so many samples.
     if len(batch) > split.size:
-        return _Finding("they are larger than those whose rows are stored")
-    short = _Finding("memory is too short to compare the two ways", is_lasting=False)
+        return ShapeFinding("they are larger than those whose rows are stored")
+    short = ShapeFinding("memory is too short to compare the two ways", is_lasting=False)
     found = _if_memory_suffices(split, lambda: _compared(split, batch, shape), short)
     # Rows computed without gradients may differ in bits from those of a training step.
     is_like_a_step = torch.is_grad_enabled() == split.have_gradients
@@ -86,21 +89,21 @@ def _if_memory_suffices(split: SplitCache, run: Callable[[], T], otherwise: U) -
         return otherwise
 
 
-def _compared(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
+def _compared(split: SplitCache, batch: Batch, shape: Shape) -> ShapeFinding:
     """Run a batch normally, among other samples, and answered; all must give the same bits."""
     with split.recording(shape) as recorded:
         whole = _outcome(split, batch.inputs)
     if not recorded:
-        return _Finding("the network calls other layers for them")
+        return ShapeFinding("the network calls other layers for them")
     # From here on as read from a store, which does not keep the values behind the end of a sample.
     rows = _as_stored(split, recorded, batch.inputs)
     if not split.in_order and not _agrees_elsewhere(split, batch, rows):
-        return _Finding("this machine rounds a sample otherwise there than in a full batch")
+        return ShapeFinding("this machine rounds a sample otherwise there than in a full batch")
     answered = _answered(split, batch.inputs, rows, shape)
     if isinstance(answered, str):
-        return _Finding(answered, is_lasting=False)
+        return ShapeFinding(answered, is_lasting=False)
     fault = whole.difference(answered)
-    return _Finding(fault, rows if fault is None else {})
+    return ShapeFinding(fault, rows if fault is None else {})
 
 
 def _answered(
@@ -127,6 +130,7 @@ def _answered(
 
 
 def _outcome(split: SplitCache, inputs: Mapping[str, Tensor]) -> "_Outcome":
+    # Each pass from the same seed: a dropout behind the boundary must drop the same in both.
     with preserved(split.runner.model, buffers=True, attributes=True, random=0):
         outputs = tensors_in(split.run(inputs))
         return _Outcome(outputs, _gradients(split, outputs), random_state())
@@ -176,18 +180,6 @@ def _gives(
     inputs = {name: values[kept] for name, values in batch.inputs.items()}
     theirs = _as_stored(split, {name: row[found] for name, row in full.items()}, inputs)
     return all(same_bits(row[kept], theirs[name]) for name, row in rows.items())
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """Result of trying a batch shape."""
-
-    fault: str | None
-    """Why its batches are not exact; None if they are."""
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    """Rows of the tried batch, if a training step would compute the same."""
-    is_lasting: bool = True
-    """Whether the result holds in other processes too, so that it may be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +256,9 @@ def _as_stored(
 
 
 def fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
-    """Recompute a few rows and compare; return why the store's rows cannot be used, or None.
+    """Recompute a few rows, drawn from the row numbers `checked`, and compare with the store.
 
-    Args:
-        split: The cache; left as it is.
-        checked: Numbers of the rows among which they are chosen at random.
+    Returns why the store's rows cannot be used, or None.
     """
     # Drawn by the system's generator: those of the run must not advance, and would choose the same
     # rows in every run.

@@ -52,7 +52,7 @@ def facts_of(
         model: The network, its mask and modes set.
         boundary: Its boundary.
         more: Further facts, such as the precision.
-        known: Fingerprints of parameters and buffers that were taken already.
+        known: Fingerprints of tensors that were taken already.
     """
     # Tensors of the frozen modules, and tensors from outside that enter them, such as embeddings.
     tensors = [
@@ -102,10 +102,7 @@ def prefix_key(model: nn.Module, facts: Facts) -> str:
 
     It is the same for all splits and all data, so that rows of one can answer for the same sample
     in another. Rows of training mode may be others all the same: some of each store are compared.
-
-    Args:
-        model: The network.
-        facts: From `facts_of`, of its boundary. They may have been taken in training mode.
+    `facts` are from `facts_of`, and may have been taken in training mode.
     """
     kept = {name: fact for name, fact in facts.items() if name not in ("snapshot", "modes")}
     around = {"module": repr(model), "around": _plain(model), "code": _source([model])}
@@ -236,11 +233,7 @@ def take_snapshot(
 ) -> Snapshot:
     """Run a few samples and return their snapshot.
 
-    Args:
-        model: The network. It is restored afterwards, apart from plain attributes.
-        boundary: Its boundary.
-        inputs: The samples; the same ones for all snapshots that are compared.
-        is_training: Whether to run in training mode.
+    The network is restored afterwards, apart from plain attributes.
     """
     with in_mode(model, is_training=is_training), torch.enable_grad():
         seen = watch_around(model, inputs, boundary.places)

@@ -57,7 +57,8 @@ class Constants:
             return same_bits(self._values[leaf], value)
         # A copy: the network may change what it got in place.
         self._values[leaf] = value.detach().clone()
-        # A warm run must find the constants of the run that has stored the rows.
+        # A warm run must find the constants of the run that has stored the rows. The digest lies
+        # among the verdicts, under a name of its own, so that it is forgotten together with them.
         name, digest = f"{self._shape}: {leaf}", fingerprint(value)
         if name not in self._verdicts:
             self._verdicts.add(name, digest)

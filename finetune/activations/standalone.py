@@ -90,8 +90,8 @@ class CachedPrefix:
         """Why frozen modules run nevertheless, one line each."""
         self._model, self._room, self._data = model, room, data
         self._num_samples = num_samples
-        self._opened: dict[_Mode, _AtWork | None] = {}
-        self._now: _AtWork | None = None
+        self._opened: dict[_Mode, _ModeCache | None] = {}
+        self._now: _ModeCache | None = None
         """What is installed now."""
 
     def __call__(self, indices: Tensor, *args: Tensor, **inputs: Tensor) -> Any:
@@ -105,51 +105,51 @@ class CachedPrefix:
             if not isinstance(value, Tensor) or len(value) != len(indices):
                 raise ModelError(f"input {name!r} is no tensor of {len(indices)} samples")
         batch = Batch(named, None, indices.to(next(iter(named.values())).device))
-        at_work = self._at_work(batch)
-        if at_work is None:
+        cache = self._cache_of_mode(batch)
+        if cache is None:
             return self._model(**named)
-        if (reason := at_work.samples.reason_against(batch)) is not None:
+        if (reason := cache.samples.reason_against(batch)) is not None:
             self._note(reason)
             return self._model(**named)
-        at_work.samples.batch = batch
-        decided = at_work.network.decided(batch, at_work.samples)
-        return at_work.network.forward(decided, at_work.samples)
+        cache.samples.batch = batch
+        decided = cache.network.decided(batch, cache.samples)
+        return cache.network.forward(decided, cache.samples)
 
     def close(self) -> None:
         """Restore the model's own `forward` methods, and close the stores."""
-        self._stand_before(None)
-        for at_work in self._opened.values():
-            if at_work is not None:
-                at_work.network.close()
+        self._install(None)
+        for cache in self._opened.values():
+            if cache is not None:
+                cache.network.close()
         self._opened = {}
 
-    def _at_work(self, batch: Batch) -> "_AtWork | None":
+    def _cache_of_mode(self, batch: Batch) -> "_ModeCache | None":
         """Return the cache for the present mode of the network; None if nothing is cached in it."""
         # Read at every call: a loop may evaluate in between, or change the precision.
         training = tuple(module.training for module in self._model.modules())
         mode = (training, _precision(batch.indices.device))
         if mode not in self._opened:
-            self._stand_before(None)
+            self._install(None)
             # No reason is noted: the next batch may be large enough.
             if len(batch) < _FEWEST:
                 return None
             self._opened[mode] = self._open(batch)
-        self._stand_before(self._opened[mode])
+        self._install(self._opened[mode])
         return self._now
 
-    def _stand_before(self, at_work: "_AtWork | None") -> None:
+    def _install(self, cache: "_ModeCache | None") -> None:
         """Install one cache, or none, in place of the present one."""
-        if at_work is self._now:
+        if cache is self._now:
             return
         if self._now is not None:
             self._now.network.remove()
-        if at_work is not None:
-            at_work.network.install()
-        self._now = at_work
+        if cache is not None:
+            cache.network.install()
+        self._now = cache
 
-    def _open(self, batch: Batch) -> "_AtWork | None":
+    def _open(self, batch: Batch) -> "_ModeCache | None":
         """Find the frozen prefix in the present mode, and open its store."""
-        samples = _AtHand(self._num_samples, batch)
+        samples = _PresentBatch(self._num_samples, batch)
         boundary, pace = self._probed(batch, is_right_padded=samples.longest is not None)
         for reason in boundary.reasons:
             self._note(reason)
@@ -196,7 +196,7 @@ class CachedPrefix:
             # it.
             prefix.remove()
             undo.pop_all()
-        return _AtWork(prefix, samples)
+        return _ModeCache(prefix, samples)
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""
@@ -217,7 +217,7 @@ class CachedPrefix:
     @property
     def _memory_gb(self) -> float:
         """GiB of memory that the stores of all modes take."""
-        works = [at_work for at_work in self._opened.values() if at_work is not None]
+        works = [cache for cache in self._opened.values() if cache is not None]
         return sum(s.memory_bytes for work in works for s in work.network.stores) / (1 << 30)
 
     def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Boundary, Pace]:
@@ -237,7 +237,7 @@ class CachedPrefix:
             self.reasons = (*self.reasons, text)
 
 
-class _AtHand:
+class _PresentBatch:
     """The present batch, at first the first one, as a `Split`: it has no other samples."""
 
     def __init__(self, num_samples: int, batch: Batch) -> None:
@@ -312,11 +312,11 @@ def _has_shorter(batch: Batch) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _AtWork:
+class _ModeCache:
     """The cache of one mode of the network."""
 
     network: CachedForward
-    samples: _AtHand
+    samples: _PresentBatch
 
 
 def _by_name(

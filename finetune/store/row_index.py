@@ -45,7 +45,6 @@ class RowIndex:
             name: FileUnits(folder and folder / name, unit, layout.num_rows * unit.num_bytes)
             for name, unit in layout.index_files().items()
         }
-        self._num_rows = layout.num_rows
         # One more element at each end, always EMPTY: `take` with mode "clip" maps numbers out of
         # range to them.
         self._bordered: Checksums = np.zeros(layout.num_rows + 2, np.uint64)
@@ -60,7 +59,7 @@ class RowIndex:
 
     def written(self, start: int = 0, stop: int | None = None) -> Rows:
         """Return the numbers of all rows from `start` to before `stop` that have a checksum."""
-        stop = self._num_rows if stop is None else min(stop, self._num_rows)
+        stop = len(self._known) if stop is None else min(stop, len(self._known))
         return np.flatnonzero(self.checksums(np.arange(start, stop))) + start
 
     def spans(self, rows: Rows) -> Spans:
@@ -73,8 +72,7 @@ class RowIndex:
     def is_known(self, rows: Rows) -> NDArray[np.bool_]:
         """Tell which rows this process has verified and whose checksum is still the same."""
         known = self._known[rows]
-        # If the checksum differs from the verified one, another process has erased or rewritten the
-        # row.
+        # Where they differ, another process has erased or rewritten the row.
         same: NDArray[np.bool_] = (known != EMPTY) & (known == self.checksums(rows))
         return same
 

@@ -112,6 +112,7 @@ class Prover:
         first, *others = (
             frozen_tensors(self.model, one.frozen, one.modules) for one in self._phases(phase)
         )
+        # One proof of the whole run compares its two ends: only what all phases freeze is the same.
         return [name for name in first if all(name in other for other in map(set, others))]
 
     def _phases(self, phase: Phase) -> tuple[Phase, ...]:

@@ -71,13 +71,7 @@ def make_trials(
 
     Seed and weights are changed together first, and one by one only if that had an effect. At most
     two passes are in memory. Buffers, weights and random state are restored afterwards, plain
-    attributes are not.
-
-    Args:
-        model: The network.
-        batch: Some samples.
-        mixed: Some of the same samples at other positions, among others.
-        shared: Pairs of rows, in `batch` and in `mixed`, that hold the same sample.
+    attributes are not. The arguments are those of `boundary.probe`.
     """
     # Always seed 1, unless the change is the seed.
     first, findings = _watched_pass(model, batch, seed=1), Findings()
