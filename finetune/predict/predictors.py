@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.activations.batch_shapes import Shape, mask_of
 from finetune.activations.replay import Constants, Replay
-from finetune.bits import same_bits
+from finetune.bits import all_same_bits
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, did_you_mean
 from finetune.predict.predictor import Predictor, predictor_of
@@ -277,8 +277,8 @@ def _agree(twin: Head, head: Head) -> bool:
         batch = Batch(inputs, None, torch.arange(len(next(iter(inputs.values())))))
         own = _run_plain(head.predictor, batch)
         shared = run_heads([twin, head], batch, _run_plain).of_heads[1]
-        pairs = list(zip(tensors_in(own), tensors_in(shared), strict=False))
-        if not pairs or not all(same_bits(*pair) for pair in pairs):
+        given = list(tensors_in(own))
+        if not given or not all_same_bits(given, list(tensors_in(shared))):
             return False
     return True
 
