@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.activations.batch_shapes import mask_of
+from finetune.config.task_keys import SpanTask, TokenClassificationTask
 from finetune.data.audio import Audio
 from finetune.data.images import Images
 from finetune.errors import FinetuneError
@@ -32,6 +34,8 @@ class Pass:
     rows: Mapping[str, Sequence[Any]]
     inputs: dict[str, Tensor]
     outputs: Outputs
+    mask: Tensor | None = None
+    """Attention mask `(B, T)` of a task that reads an output of each token, and none of padding."""
 
 
 def real_passes(predictor: Predictor, count: int) -> list[Pass]:
@@ -65,7 +69,10 @@ def _passed(predictor: Predictor, columns: Mapping[str, Any], span: range) -> Pa
     with torch.inference_mode():
         outputs = predictor.model(**inputs)
     # Clones: what inference mode has made cannot be traced.
-    return Pass(rows, {n: t.clone() for n, t in inputs.items()}, named_outputs(outputs))
+    copies = {n: t.clone() for n, t in inputs.items()}
+    of_tokens = isinstance(run.config.task, TokenClassificationTask | SpanTask)
+    mask = mask_of(copies) if of_tokens else None
+    return Pass(rows, copies, named_outputs(outputs), mask)
 
 
 def _raw(column: Any, place: int) -> Any:
@@ -102,24 +109,34 @@ def named_outputs(outputs: Any) -> Outputs:
 def largest_difference(passes: Sequence[Pass], run: Callable[[Pass], Outputs]) -> float:
     """Return how far the outputs of `run` are from the predictor's, relative as `TOLERANCE`.
 
-    Infinite where shapes, names or the places of NaN differ.
+    Infinite where shapes, names or the places of NaN differ. Outputs of padding, which no task
+    reads, are not compared.
     """
-    return max(_difference(run(one), one.outputs) for one in passes)
+    return max(_difference(run(one), one) for one in passes)
 
 
-def _difference(found: Outputs, wanted: Outputs) -> float:
+def _difference(found: Outputs, one: Pass) -> float:
     """Return the largest difference between the outputs of one pass."""
+    wanted = one.outputs
     if found.keys() != wanted.keys():
         return float("inf")
     largest = 0.0
     for name, value in wanted.items():
-        one, other = (
-            each.detach().double().reshape(len(each), -1) for each in (found[name], value)
-        )
-        if found[name].shape != value.shape or not torch.equal(one.isfinite(), other.isfinite()):
+        if found[name].shape != value.shape:
+            return float("inf")
+        own, other = (_flat(each.detach().double(), one.mask) for each in (found[name], value))
+        if not torch.equal(own.isfinite(), other.isfinite()):
             return float("inf")
         finite = other.isfinite()
-        apart = torch.where(finite, one - other, 0.0).abs()
+        apart = torch.where(finite, own - other, 0.0).abs()
         size = torch.where(finite, other, 0.0).abs().amax(dim=1, keepdim=True)
         largest = max(largest, float((apart / size.clamp(min=1.0)).max()))
     return largest
+
+
+def _flat(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return outputs `(B, ...)` as `(B, N)`; with a mask `(B, T)`, those of padding are 0."""
+    if mask is not None and values.shape[:2] == mask.shape:
+        padding = (mask == 0).reshape(*mask.shape, *[1] * (values.ndim - 2))
+        values = values.masked_fill(padding, 0.0)
+    return values.reshape(len(values), -1)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from safetensors.torch import load_file
 
 from finetune.errors import FinetuneError
-from finetune.export.agreement import real_passes
+from finetune.export.agreement import Pass, largest_difference, real_passes
 from finetune.export.exporting import export_run
 from finetune.export.model_card import plain
 from finetune.predict import load_predictor
@@ -204,3 +205,16 @@ def test_an_export_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
     export_run(run, "safetensors", tmp_path / "part", check=2, tell=said.append)
     assert any("the run has not reached its end: it was killed at step" in line for line in said)
     assert "it was killed at step" in (tmp_path / "part" / "README.md").read_text()
+
+
+def test_outputs_of_padding_are_not_compared_where_a_task_reads_tokens():
+    wanted = torch.randn(2, 3, 4)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    other = wanted.clone()
+    other[1, 2] += 1
+    given = {"attention_mask": mask}
+    read, whole = (Pass({}, given, {"output": wanted}, m) for m in (mask, None))
+    assert largest_difference([read], lambda _: {"output": other}) == 0
+    assert largest_difference([whole], lambda _: {"output": other}) > 0.1
+    other[1, 1] += 1
+    assert largest_difference([read], lambda _: {"output": other}) > 0.1
