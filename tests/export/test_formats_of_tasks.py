@@ -47,19 +47,6 @@ def one_logit(folder):
     return [told, "data.split.test=0.7"]
 
 
-def labels(folder):
-    recipe_basics.image_folder(folder, ["train"], each=220)
-    kinds = ["chair", "car", "horse person", "car person"]
-    rows = [{"fname": f"{n}.jpg", "labels": kinds[n % 4], "is_valid": n >= 20} for n in range(220)]
-    return [
-        f"data.source.path={recipe_basics.table(folder / 'train.csv', rows)}",
-        f"data.source.folder={folder / 'train'}",
-        "model.layers.0.architecture=test_resnet",
-        "model.layers.0.pretrained=false",
-        "freeze=null",
-    ]
-
-
 def numbers(folder):
     made = shipped._made_by(EXAMPLES, "make_throws", folder / "throws.csv")
     return [made, "data.split.test=0.6"]
@@ -100,7 +87,6 @@ DETECTOR = "torch.export cannot trace a detector"
 HEADS = "BertForQuestionAnswering is none of the heads that are written"
 TASKS = {
     "one logit": ("recipes/ludwig_titanic.yaml", one_logit, {"hf": OURS}),
-    "multilabel": ("recipes/fastbook_06_multilabel.yaml", labels, {"hf": OURS}),
     "regression": ("throws.yaml", numbers, {"hf": OURS}),
     "token_classification": ("notes.yaml", tags, {"hf": BESIDE}),
     "segmentation": ("clutter_masks.yaml", pixels, {"hf": OURS}),
@@ -140,10 +126,6 @@ def several(net, inputs):
     value = torch.relu(net["hidden"](inputs["features"]))
     return {"species": net["species"](value), "depth": net["depth"](value)}
 
-def pools(net, inputs):
-    (maps,) = net["body"](inputs["image"])
-    return net["head"](torch.cat([maps.amax((2, 3), True), maps.mean((2, 3), True)], 1))
-
 def boxes(tensors, inputs):
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
     net = fasterrcnn_mobilenet_v3_large_320_fpn(
@@ -160,7 +142,6 @@ def boxes(tensors, inputs):
 
 BY_HAND = {
     "one logit": lambda net, x: chain([*net.values()], *x.values(), torch.relu),
-    "multilabel": pools,
     "regression": lambda net, x: chain([*net.values()], *x.values(), torch.tanh),
     "token_classification": lambda net, x: net["head"](net["encoder"](**x).last_hidden_state),
     "segmentation": masks,
