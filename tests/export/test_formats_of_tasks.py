@@ -52,7 +52,7 @@ def numbers(folder):
     return [made, "data.split.test=0.6"]
 
 
-def tags(folder):
+def notes(folder):
     made = shipped._made_by(EXAMPLES, "make_notes", folder / "notes.jsonl")
     return [*on_small_bert("data.split.test=0.6", folder), made, "data.transforms.0.max_length=16"]
 
@@ -88,7 +88,8 @@ HEADS = "BertForQuestionAnswering is none of the heads that are written"
 TASKS = {
     "one logit": ("recipes/ludwig_titanic.yaml", one_logit, {"hf": OURS}),
     "regression": ("throws.yaml", numbers, {"hf": OURS}),
-    "token_classification": ("notes.yaml", tags, {"hf": BESIDE}),
+    "token_classification": ("notes.yaml", notes, {"hf": BESIDE}),
+    "multilabel": ("mentions.yaml", notes, {"hf": BESIDE}),
     "segmentation": ("clutter_masks.yaml", pixels, {"hf": OURS}),
     "similarity": ("likeness.yaml", pairs, {"hf": BESIDE}),
     "span": ("dossiers.yaml", answers, {"hf": HEADS}),
@@ -144,6 +145,7 @@ BY_HAND = {
     "one logit": lambda net, x: chain([*net.values()], *x.values(), torch.relu),
     "regression": lambda net, x: chain([*net.values()], *x.values(), torch.tanh),
     "token_classification": lambda net, x: net["head"](net["encoder"](**x).last_hidden_state),
+    "multilabel": lambda net, x: mean(net, x, ""),
     "segmentation": masks,
     "similarity": lambda net, x: torch.stack([mean(net, x, s) for s in ("first.", "second.")], 1),
     "span": answers,
