@@ -6,8 +6,8 @@ from typing import Any
 from finetune.report.curves import MOST_POINTS, Points, aligned, thinned
 from finetune.report.gathered import PageOfRun
 
-_MOST_FIGURES = 6
-"""Charts of further figures of the evaluation, beside loss and main figure."""
+_MOST_WHOLE = 8
+"""Charts of figures of the evaluation: loss, main figure and six others."""
 _MOST_PARTS = 12
 """Curves of single classes or columns in one chart; more cannot be told apart."""
 _POINTS_OF_ALL = 4000
@@ -17,17 +17,12 @@ _POINTS_OF_ALL = 4000
 def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
     """Return the charts of one run. A curve of a single point is none."""
     points = page.curves.points
-    main = page.record.main.partition("/")[2]
-    figures = [tag.partition("/")[2] for tag in points if tag.startswith("validation/")]
-    by_whole = _parts_by_whole(figures)
-    parts = {name for names in by_whole.values() for name in names}
-    whole = [name for name in ["loss", main, *figures] if name == main or name not in parts]
-    names = list(dict.fromkeys(whole))[: _MOST_FIGURES + 2]
+    names = _whole_figures(page)[:_MOST_WHOLE]
     charts = [(f"{name}", [f"{part}/{name}" for part in ("train", "validation")]) for name in names]
-    charts += [
-        (f"{name}/*", [f"validation/{part}" for part in of_parts[:_MOST_PARTS]])
-        for name, of_parts in by_whole.items()
-    ]
+    for name, of_parts in _parts_by_whole(_figures(page)).items():
+        count = len(of_parts)
+        title = f"{name}/*" if count <= _MOST_PARTS else f"{name}/*, {_MOST_PARTS} of {count:,}"
+        charts.append((title, [f"validation/{part}" for part in of_parts[:_MOST_PARTS]]))
     charts += [
         ("learning rate", [tag for tag in points if tag.startswith("train/lr/")]),
         ("gradient norm", [tag for tag in points if tag.startswith("train/grad_norm")]),
@@ -37,6 +32,25 @@ def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
     marks = [{"step": span.begins, "name": span.name} for span in page.curves.phases[1:]]
     made = [_chart(title, [(tag, page.curves.of(tag)) for tag in tags]) for title, tags in charts]
     return [chart | {"marks": marks[:50]} for chart in made if chart["series"]]
+
+
+def without_chart(page: PageOfRun) -> list[str]:
+    """Return the figures of the evaluation for which a page has no room."""
+    return _whole_figures(page)[_MOST_WHOLE:]
+
+
+def _figures(page: PageOfRun) -> list[str]:
+    """Return the names of all figures of the validation samples."""
+    tags = (tag for tag in page.curves.points if tag.startswith("validation/"))
+    return [tag.partition("/")[2] for tag in tags]
+
+
+def _whole_figures(page: PageOfRun) -> list[str]:
+    """Return loss, main figure, and all others that are not of a single class or column."""
+    main, figures = page.record.main.partition("/")[2], _figures(page)
+    parts = {name for names in _parts_by_whole(figures).values() for name in names}
+    whole = [name for name in ["loss", main, *figures] if name == main or name not in parts]
+    return list(dict.fromkeys(whole))
 
 
 def _parts_by_whole(figures: Sequence[str]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from finetune import disk
 from finetune.errors import CheckpointError
-from finetune.report.charts import charts_of, charts_of_all
+from finetune.report.charts import charts_of, charts_of_all, without_chart
 from finetune.report.gathered import PageOfRun, gather
 from finetune.report.verdict import duration, figure
 from finetune.runs.own_files import REPORT, REPORT_MARK, is_own_report
@@ -58,6 +58,7 @@ def _rendered(pages: list[PageOfRun]) -> str:
         num_more=max(0, len(keys) - _MOST_KEYS),
         note=note_on_samples([page.record for page in pages]),
         charts=charts,
+        without_chart=without_chart,
         shows_pictures=len(pages) <= _MOST_WITH_PICTURES,
         data=_json_for_html(charts),
         style=Markup(style),

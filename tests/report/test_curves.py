@@ -2,10 +2,11 @@
 
 import pytest
 
-from finetune.report.charts import charts_of
+from finetune.report.charts import charts_of, without_chart
 from finetune.report.curves import PhaseSpan, aligned, curves_of, thinned
 from finetune.report.freeze_timeline import timeline_rows
 from finetune.report.gathered import gather
+from finetune.report.page import render_page
 
 
 def test_a_peak_of_a_single_step_survives_the_thinning():
@@ -43,6 +44,21 @@ def test_training_and_validation_share_a_chart_and_a_single_point_has_none(plant
     assert [one["label"] for one in charts["loss"]["series"]] == ["train/loss", "validation/loss"]
     single = plant("short", {"train/loss": {1: 2.0, 2: 1.0}, "validation/accuracy": {2: 0.5}})
     assert [chart["title"] for chart in charts_of(gather(single))] == ["loss"]
+
+
+def test_a_chart_and_a_page_say_how_much_has_no_room(plant):
+    def rising(start):
+        return {1: start, 2: start + 1}
+
+    figures = {f"validation/f1/{number}": rising(number) for number in range(13)}
+    figures |= {f"validation/extra{number}": rising(number) for number in range(7)}
+    run = plant("many", {"train/loss": rising(0.0), "validation/f1": rising(0.5), **figures})
+    page = gather(run)
+    (of_classes,) = [chart for chart in charts_of(page) if chart["title"].startswith("f1/*")]
+    assert (of_classes["title"], len(of_classes["series"])) == ("f1/*, 12 of 13", 12)
+    cut = without_chart(page)
+    assert not {chart["title"] for chart in charts_of(page)} & set(cut)
+    assert f"{len(cut)} more figures have no chart here, such as {cut[0]}" in render_page([run])
 
 
 def test_a_timeline_joins_phases_in_which_a_block_keeps_its_state(plant):
