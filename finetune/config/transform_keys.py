@@ -123,8 +123,8 @@ class ImportTransform(Node):
 _NOT_NEEDED = ("ToTensor", "ToFloat", "ToFloat32", "Rescale")
 """Steps of other tools that only scale bytes to 0..1."""
 _BY_ITSELF = (
-    "leave it out: images of bytes become float32 from 0 to 1 by themselves; "
-    "{type: ToDtype, dtype: float32, scale: true} does it at a place of the list"
+    "leave it out: images of bytes become float32 from 0 to 1 by themselves behind all steps; "
+    "before a Normalize write {type: ToDtype, dtype: float32, scale: true}"
 )
 
 

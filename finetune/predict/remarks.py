@@ -12,7 +12,8 @@ from finetune.data.targets.new_labels import notes_on_new_labels, notes_on_new_s
 from finetune.train.after.trained import TrainedRun
 
 _MOST_LABELS = 100_000
-_NUMBER = re.compile(r"\d[\d,.]*")
+_NUMBER = re.compile(r"""(column (?:'[^']*'|"[^"]*"))|\d[\d,.]*""")
+"""A number; the name of a column is matched too, so that digits in it are not taken for one."""
 
 
 class Remarks:
@@ -54,7 +55,7 @@ class Remarks:
 
     def tell(self, note: str) -> None:
         """Tell a note, unless one like it, with other numbers, was told of an earlier piece."""
-        like = _NUMBER.sub("#", note)
+        like = _NUMBER.sub(lambda found: found[1] or "#", note)
         self._seen[like] += 1
         if like not in self._known:
             self._known.add(like)
@@ -106,7 +107,8 @@ class Remarks:
                 self._told(note + more)
         again = sum(count - 1 for count in self._seen.values())
         if again:
-            self._told(f"{again:,} notes like these on further pieces of the input are left out")
+            noun, are = ("note", "is") if again == 1 else ("notes", "are")
+            self._told(f"{again:,} {noun} like these on further pieces of the input {are} left out")
 
 
 def _is_finite(value: Any) -> bool:

@@ -48,7 +48,7 @@ def _on_figures(step: FittedStep, count: int | None) -> list[str]:
 
 
 def _on_met(step: FittedStep) -> list[str]:
-    """Return lines on what one step has learnt, and on columns that are constant."""
+    """Return lines on the empty and unknown cells that one step met, by column."""
     lines = []
     for name, met in step.met.items():
         if met.num_empty:
