@@ -108,9 +108,14 @@ def fresh_process(entries):
     Args:
         entries: Folder, kind and file of samples of each export.
     """
+    return list(run_apart(_CHILD, entries).values())
+
+
+def run_apart(code, entries):
+    """Run code with entries as its argument, without this package; return the JSON it prints."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _CHILD, json.dumps([list(map(str, one)) for one in entries])],
+        [sys.executable, "-P", "-c", code, json.dumps([list(map(str, one)) for one in entries])],
         capture_output=True,
         text=True,
         check=False,
@@ -118,7 +123,7 @@ def fresh_process(entries):
         env=clean | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout.splitlines()[-1]).values())
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def save_passes(passes, path):

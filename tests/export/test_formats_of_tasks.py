@@ -3,10 +3,7 @@
 The networks of texts and images are made small; `test_real_networks.py` has whole ones.
 """
 
-import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,12 +16,13 @@ from finetune.export.agreement import real_passes
 from finetune.export.exporting import export_run
 
 ROOT = Path(__file__).parents[2]
-for _place in ("recipes", "torture"):
+for _place in ("recipes", "torture", "export"):
     sys.path.insert(0, str(ROOT / "tests" / _place))
+import export_tools  # noqa: E402
 import recipe_basics  # noqa: E402
 import shipped  # noqa: E402
 
-sys.path[:2] = []
+sys.path[:3] = []
 SHORT = [
     "train.epochs=null", "train.steps=2", "train.batch_size=8", "train.limit=null", "cache=off",
     "tracking={to: [], report: false}",
@@ -214,21 +212,6 @@ def saved_passes(run, path):
     return path
 
 
-def apart(entries):
-    """Load exports in a process without this package; return difference and samples of each."""
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _CHILD, json.dumps([list(map(str, one)) for one in entries])],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env=clean,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_format_gives_equal_outputs_or_a_reason(tmp_path, task):
@@ -245,7 +228,7 @@ def test_every_format_gives_equal_outputs_or_a_reason(tmp_path, task):
             export_run(run, form, out)
         assert reason in refused.value.message
         assert not out.exists()
-    found = apart(entries)
+    found = export_tools.run_apart(_CHILD, entries)
     for name, (largest, count) in found.items():
         print(f"{name}: largest difference {largest:.2g} on {count} samples")
     assert {n: one for n, one in found.items() if not (one[0] <= 1e-5 and one[1] == 200)} == {}
