@@ -161,7 +161,7 @@ def photograph_terminal(folder: Path) -> None:
     """Keep the screen in the middle of a run and at its end, at two widths, and without colours."""
     for columns, no_color in ((80, False), (200, False), (80, True)):
         whole = terminal_says(folder, columns, no_color=no_color).decode()
-        # What is redrawn begins by going up: one of the last frames of the live view.
+        # The live view moves the cursor up before it draws: take one of its last frames.
         frames = [
             found.start() for found in re.finditer(r"\r?\x1b\[2K(?:\x1b\[1A\x1b\[2K)+", whole)
         ]

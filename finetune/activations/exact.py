@@ -35,7 +35,7 @@ _FEW = 4
 
 @dataclass(frozen=True, slots=True)
 class ShapeFinding:
-    """What is known of a batch shape."""
+    """Whether batches of one shape can be answered exactly."""
 
     fault: str | None
     """Why its batches are not exact; None if they are."""

@@ -16,7 +16,7 @@ class ValidationSamples(NamedTuple):
 
     size: int
     form: str
-    """What a sample consists of and how it was hashed: hashes of another form tell nothing."""
+    """Columns of a sample, and the version of its hash: hashes of two forms cannot be compared."""
     digest: str
     """Hash of the samples in any order."""
 

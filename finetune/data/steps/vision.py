@@ -54,7 +54,7 @@ class Vision:
 
     @property
     def gives_one_size(self) -> bool:
-        """Whether all images are of one size behind it, whatever theirs was."""
+        """Whether this step gives images of all sizes one and the same size."""
         size = getattr(self.transform, "size", None)
         return self.name in _TO_A_SIZE and isinstance(size, Sequence) and len(size) == _SIDES
 

@@ -1,4 +1,4 @@
-"""What an evaluation has seen, kept as it came until somebody draws it.
+"""Keep the outputs of an evaluation until pictures are drawn from them.
 
 Most evaluations are never drawn: by default only that of the weights in use, at the end.
 """
