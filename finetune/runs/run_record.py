@@ -17,7 +17,7 @@ from finetune.config.reader import MAX_BYTES, read_text as parse_yaml
 from finetune.errors import FinetuneError
 from finetune.reading import parse_json, read_own_json
 from finetune.runs.lock import holder_of, read_holder
-from finetune.runs.validated_on import ValidationSamples, different_samples, validation_samples
+from finetune.runs.validated_on import different_samples, validation_samples
 
 Status = Literal["running", "done", "stopped", "failed", "killed"]
 """How a run is: a killed one neither runs nor has a summary of its last step."""
@@ -66,8 +66,6 @@ class RunRecord:
     """`summary.json`; empty if there is none yet."""
     figures: Mapping[str, bool]
     """For each figure by its name without a part (`loss`) whether lower is better."""
-    validated_on: ValidationSamples | None
-    """Tells its validation samples from those of another run; None where that is not known."""
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -130,7 +128,6 @@ def read_run(
         seed=settings.get("seed"),
         summary=summary,
         figures=figures,
-        validated_on=validation_samples(read_object(path / "data.json")),
     )
 
 
@@ -148,7 +145,10 @@ def read_settings(path: Path) -> dict[str, Setting]:
 
 def note_on_samples(runs: Sequence[RunRecord]) -> str | None:
     """Return a line if runs were validated on different samples; None if not, or not known."""
-    return different_samples([(run.name, run.validated_on) for run in runs])
+    # Read here alone: the file holds a hash of each sample, and most records are never compared.
+    return different_samples(
+        [(run.name, validation_samples(read_object(run.path / "data.json"))) for run in runs]
+    )
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
