@@ -4,7 +4,9 @@ torchrun starts the processes, numbers them (their ranks) and ends them; nothing
 one process has a `Link` too, whose methods return at once.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from safetensors.torch import load, save as packed
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
+from finetune.process import skip_teardown
 
 _TIMEOUT_S = 1800.0
 """Seconds that a process waits for the others, if the config has no limit: longer than any part of
@@ -135,6 +138,9 @@ class Link:
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world, timeout=timeout
             )
+        # Threads of gloo abort the process if they let go of a tensor while Python ends.
+        if not skip_teardown():
+            atexit.register(_disconnect)
         return link
 
     def totals(self, values: Sequence[float]) -> list[float]:
@@ -225,6 +231,13 @@ def _start() -> str:
     """
     is_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_machine else "any"
+
+
+def _disconnect() -> None:
+    """End the threads of gloo in a process that ends well; else they may wait for other ranks."""
+    dist = torch.distributed
+    if dist.is_initialized() and dist.get_backend() == "gloo" and not hasattr(sys, "last_value"):
+        dist.destroy_process_group()
 
 
 @contextmanager

@@ -50,6 +50,46 @@ class _Request:
 _REQUEST = _Request()
 
 
+class _Ending:
+    """How the process of a command ends, once Python has called all that others asked for."""
+
+    __slots__ = ("code", "is_of_command", "skips_teardown")
+
+    def __init__(self) -> None:
+        self.is_of_command = False
+        self.code: int | None = None
+        """What the command ends with; None while it runs, and if it ended by an exception."""
+        self.skips_teardown = False
+
+    def end(self) -> None:
+        """Ignore signals that ask a command to end, or end the process now.
+
+        Python resets all other handlers while it takes itself down: a Ctrl-C in these tenths of a
+        second would end a finished command as if it had been killed.
+        """
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if self.skips_teardown and self.code is not None:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                # One that is closed, or whose reader has gone, takes nothing.
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(self.code)
+
+
+_ENDING = _Ending()
+
+
+def skip_teardown() -> bool:
+    """Let this process end before Python takes itself down, and tell whether it will.
+
+    For libraries whose threads would abort it then. Only the process of a command does: a program
+    that imports finetune ends in its own way.
+    """
+    _ENDING.skips_teardown = _ENDING.is_of_command
+    return _ENDING.skips_teardown
+
+
 def interrupt(number: int) -> NoReturn:
     """Raise `Interrupted` for a signal, and remember it until `answered` is called."""
     _REQUEST.end = Interrupted(number)
@@ -85,9 +125,14 @@ def for_one_task() -> Iterator[None]:
     _keep_freed_memory()
     # Registered first and so called last, when all threads have ended: one that hangs, of a library
     # or of the user, can be interrupted until then.
-    atexit.register(_ignore_stop_signals)
+    atexit.register(_ENDING.end)
+    _ENDING.is_of_command = True
     try:
         yield
+        _ENDING.code = 0
+    except SystemExit as end:
+        _ENDING.code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, _leave)
@@ -260,16 +305,6 @@ def _end_what_nobody_can_raise(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
     elif signal.getsignal(signal.SIGINT) is _leave:
         _leave(unraisable.exc_value.number, None)
-
-
-def _ignore_stop_signals() -> None:
-    """Ignore signals that ask a command to end.
-
-    Python resets all other handlers while it takes itself down: a Ctrl-C in these tenths of a
-    second would end a finished command as if it had been killed.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget_handlers() -> None:

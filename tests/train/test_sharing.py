@@ -63,7 +63,7 @@ def two_ranks(tmp_path):
     """Start two processes as torchrun does; those still alive are killed when the test is over."""
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, program=("-m", "finetune", "train")):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -72,7 +72,7 @@ def two_ranks(tmp_path):
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", **where}
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "finetune", "train", *map(str, arguments)],
+                    [sys.executable, *program, *map(str, arguments)],
                     env=environment(**told),
                     stderr=subprocess.PIPE,
                     text=True,
@@ -327,6 +327,31 @@ def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, ranks):
     assert codes == [3, 3], told
     assert "the loss is nan in step" in told[0]
     assert "rank 1: " in told[1]
+
+
+UNDER_WAY = """
+import sys
+from contextlib import nullcontext
+import torch
+from finetune.distributed import Link
+from finetune.process import for_one_task
+with {context}:
+    Link.connect()
+    for _ in range(200):
+        torch.distributed.all_reduce(torch.ones(1000), async_op=True)
+    sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(
+    ("context", "code"), [("for_one_task()", 0), ("for_one_task()", 3), ("nullcontext()", 0)]
+)
+def test_a_process_whose_messages_are_under_way_at_its_end_keeps_its_exit_code(
+    two_ranks, context, code
+):
+    """Threads of gloo abort a process if they let go of a tensor while Python takes itself down."""
+    codes, told = ended(two_ranks(program=("-c", UNDER_WAY.format(context=context, code=code))))
+    assert (codes, "terminate called" in "".join(told)) == ([code, code], False), told
 
 
 def cut_back(run, copy, step):
