@@ -120,10 +120,11 @@ class Estimate:
     @property
     def saving(self) -> float:
         """Seconds that caching is expected to save; negative if it would cost time."""
-        # The first visit of a new row runs the prefix and writes the row; all later visits read it.
+        # The first visit of a new row runs the prefix and writes the row, which takes as long as to
+        # read it; all later visits read it.
         new = 1 - self.stored
         again = self.pace.prefix * (self.visits - new)
-        spared = self.train_rows * (again - self.reading * (self.visits + new))
+        spared = self.train_rows * (again - self.reading * self.visits)
         return spared - self.trying * new
 
     @property
