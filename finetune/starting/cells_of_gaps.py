@@ -21,14 +21,20 @@ _SIGNS_OF_PERSONS = frozenset(".,' €$£¥%")
 def marked_number(values: Iterable[str]) -> str | None:
     """Return the first cell that is a number for people alone, if all cells are numbers; or None.
 
-    `225,75`, `$1,200` and `12 %` are such: they are read as words, each a category.
-    Codes such as `01` are words as well, but meant as such.
+    `225,75`, `$1,200`, `12 %` and `5` between blanks are such: they are read as words, each a
+    category. Codes such as `01` are words as well, but meant as such.
     """
-    cells = [value.strip() for value in values]
-    if not all(map(_MARKED_NUMBER.fullmatch, cells)):
+    cells = [*values]
+    if not all(_MARKED_NUMBER.fullmatch(cell.strip()) for cell in cells):
         return None
-    odd = (cell for cell in cells if not is_plain_number(cell))
-    return next((cell for cell in odd if not _SIGNS_OF_PERSONS.isdisjoint(cell)), None)
+    return next((cell for cell in cells if _is_for_people(cell)), None)
+
+
+def _is_for_people(cell: str) -> bool:
+    """Tell whether a number is written with marks or blanks, and is no code."""
+    if is_plain_number(cell.strip()):
+        return cell != cell.strip()
+    return not _SIGNS_OF_PERSONS.isdisjoint(cell.strip())
 
 
 def is_plain_number(cell: object) -> bool:

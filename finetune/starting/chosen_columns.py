@@ -123,8 +123,8 @@ def candidates(by_name: Mapping[str, Judged]) -> list[str]:
         for name, one in by_name.items()
         if one.role in ("number", "category", "list", "array", "words", "marked")
         or (one.role == "image" and plain(name) == "mask")
-        # One class alone is refused later, which tells more than another target would.
-        or (one.role == "constant" and plain(name) in TARGET_NAMES)
+        # What cannot be learnt is refused later, which tells more than another target would.
+        or (one.role in ("constant", "object") and plain(name) in TARGET_NAMES)
     ]
     rank = {name: place for place, name in enumerate(TARGET_NAMES)}
     exact = sorted((n for n in fit if plain(n) in rank), key=lambda n: rank[plain(n)])
@@ -173,6 +173,11 @@ def _refuse_few(num_rows: int) -> None:
 
 def _refuse_unfit(task: str, target: Judged, num_rows: int) -> None:
     """Raise `DataError` if the target has one class only, or too many values to be classes."""
+    if target.role == "object":
+        raise DataError(
+            f"has {target.name} to learn, but {target.why}",
+            hint="--target NAME takes another column",
+        )
     if target.role == "marked":
         raise DataError(
             f"has {target.name} to learn, but {target.why}",
@@ -206,16 +211,20 @@ def _inputs(
         return wishes.inputs, [Choice("inputs", ", ".join(wishes.inputs), "as you said")]
     rest = [one for one in by_name.values() if one.name not in target]
     usable = [one for one in rest if one.is_usable and one.role != "list"]
+    aside = {one.name: one.why for one in rest if one.why}
+    lists = [one for one in rest if one.role == "list"]
     # Its words are a list of their own, as long as that of the tags.
     if task == "token_classification":
-        usable = [one for one in rest if one.role == "list"][:1]
-    aside = {one.name: one.why for one in rest if one.why}
+        usable = lists[:1]
+    else:
+        aside |= {one.name: "lists of several lengths are no inputs" for one in lists}
     aside |= _telling_all(usable, target, found) if task == "classification" else {}
     kept = _of_one_kind([one for one in usable if one.name not in aside], aside)
     if not kept:
+        reasons = [f"{one.name}: {one.why}" for one in rest if one.role in ("object", "marked")]
         raise DataError(
             f"has no column to learn {named(list(target))} from; there are: {_roles(by_name)}",
-            hint="--inputs NAME says which columns the network takes",
+            hint=reasons[0] if reasons else "--inputs NAME says which columns the network takes",
         )
     names = tuple(one.name for one in kept)
     shown = shown_names([f"{one.name} ({one.role})" for one in kept])

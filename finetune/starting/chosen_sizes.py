@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune.process import available_memory_bytes, usable_cores
+from finetune.starting.judged_columns import Judged
 from finetune.starting.wishes import Choice, Wishes
 
 
@@ -58,7 +59,7 @@ def chosen_sizes(
     pace: TrainingPace,
     wishes: Wishes,
     *,
-    least_class: int | None,
+    classes: Judged | None,
     has_parts: bool,
     has_copies: bool,
 ) -> Lengths:
@@ -68,11 +69,11 @@ def chosen_sizes(
         num_rows: Samples of the training source.
         pace: How the network is trained.
         wishes: What the user has said.
-        least_class: Samples of the rarest class; None without classes.
+        classes: The column whose values are the classes; None without classes.
         has_parts: Whether the data is in parts already.
         has_copies: Whether samples occur twice, which stay in one part then.
     """
-    split = None if has_parts else _split(num_rows, least_class)
+    split = None if has_parts else _split(num_rows, classes)
     if split is not None and has_copies:
         split["copies"] = "together"
     train = num_rows if split is None else num_rows - 2 * round(num_rows * _share(num_rows))
@@ -97,10 +98,11 @@ def _share(num_rows: int) -> float:
     return 0.15 if num_rows < 2000 else 0.1
 
 
-def _split(num_rows: int, least_class: int | None) -> dict[str, object]:
+def _split(num_rows: int, classes: Judged | None) -> dict[str, object]:
     """Return the keys of `data.split`."""
     share = _share(num_rows)
     split: dict[str, object] = {"validation": share, "test": share}
-    if least_class is not None and least_class >= 3:
+    # Each of the three parts gets some of each class, if there are enough of it, and room for all.
+    if classes and classes.rarest >= 3 and round(num_rows * share) >= classes.distinct:
         split["stratify"] = True
     return split

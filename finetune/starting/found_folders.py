@@ -16,12 +16,12 @@ from finetune.starting.found_data import (
     Keys,
     found_in_file,
     is_table,
-    keys_of_table,
     opened,
     refuse_missing,
     without_key,
 )
 from finetune.starting.found_tables import tables_of_folder
+from finetune.starting.named_files import files_of_tables
 from finetune.starting.other_layouts import refuse_boxes, refuse_masks
 
 _TEXT_ENDINGS = frozenset({".txt", ".md", ""})
@@ -32,6 +32,10 @@ _OF_KIND: dict[DataKind, str] = {
 }
 _SHARE = 0.5
 """Share of the files of a folder from which on they say what it holds."""
+_ABOUT_DATA = frozenset(
+    {"readme", "license", "licence", "copying", "notice", "citation", "changelog", "authors"}
+)
+"""Names, without endings, of files that are about the data and no samples of it."""
 _NAMED_LABEL = r"^([\W\d_]*[^\W\d_].*?)[-_ .]?\d+\.\w+$"
 """Finds the label `cat` in `cat_001.jpg` and `cat.1.jpg`, and none in `1001.jpg`."""
 
@@ -60,18 +64,36 @@ def _found_in_folder(path: Path) -> FoundData:
         return _of_datasets(path)
     files = [file for file in files_below(path) if file.suffix.lower() not in (".yaml", ".yml")]
     files = [file for file in files if "runs" not in file.relative_to(path).parts[:1]]
+    files = [file for file in files if file.name.partition(".")[0].lower() not in _ABOUT_DATA]
     if not files:
-        raise DataError("is empty: it holds no files", where=str(path), hint="put your data there")
+        raise _no_files(path)
     refuse_boxes(path, files)
     tables = [file for file in files if is_table(file) or file.suffix.lower() == ".npz"]
     kind = _kind_of(files)
     labelled = [file for file in tables if file.suffix.lower() != ".npz"]
-    found = _images_of_a_table(path, files, labelled) if kind == "images" else None
-    if found is not None:
-        return found
     if kind is None:
         return tables_of_folder(path, files, tables)
+    if kind in ("images", "recordings"):
+        found = files_of_tables(path, files, labelled, kind)
+        if found is not None:
+            return found
+    if kind == "images":
+        refuse_masks(path, [file for file in files if _kind_of_file(file) == kind])
     return _of_files(path, files, kind)
+
+
+def _no_files(path: Path) -> DataError:
+    """Return the error for a folder without data: empty, or with links to it, or words about it."""
+    links = [entry.name for entry in sorted(path.iterdir()) if entry.is_symlink()]
+    if links:
+        return DataError(
+            f"holds links to folders, which are not followed: {named(links)}",
+            where=str(path),
+            hint="name the folder that they lead to, or copy the files",
+        )
+    about = [file.name for file in files_below(path)]
+    held = f"holds no data beside {named(about)}" if about else "is empty: it holds no files"
+    return DataError(held, where=str(path), hint="put your data there")
 
 
 def _of_datasets(path: Path) -> FoundData:
@@ -125,8 +147,6 @@ def _of_files(path: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
         # A folder around the class folders, as archives have it.
         return _of_files(path / folders[0], files, kind)
     if len(folders) > 1:
-        if kind == "images":
-            refuse_masks(path, kept)
         return _of_class_folders(path, kept, kind)
     return _of_names(path, kept, kind)
 
@@ -135,7 +155,7 @@ def _of_class_folders(path: Path, kept: Sequence[Path], kind: DataKind) -> Found
     """Return samples in one folder per class."""
     aside = [file for file in kept if file.parent == path]
     keys = {"type": _OF_KIND[kind], "path": str(path)} | _encoding(kept, kind)
-    told = [f"{len(aside)} {kind} beside the class folders are left out"] if aside else []
+    told = [f"left out: {_counted(len(aside), kind)} beside the class folders"] if aside else []
     return opened(kind, {"source": keys}, told)
 
 
@@ -234,35 +254,3 @@ def _encoding(kept: Sequence[Path], kind: DataKind) -> Keys:
         except OSError:
             continue
     return {}
-
-
-def _images_of_a_table(
-    path: Path, files: Sequence[Path], tables: Sequence[Path]
-) -> FoundData | None:
-    """Return images that a table names, or None if no table does."""
-    images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
-    for table in tables:
-        keys, told = keys_of_table(table)
-        found = opened("table", {"source": keys}, told)
-        for name, column in found.columns.items():
-            if not isinstance(column, Listed) or not len(column):
-                continue
-            first = str(column.values[0])
-            below = [image for image in images if f"/{image.as_posix()}".endswith(f"/{first}")]
-            if not first or not below:
-                continue
-            folder = Path(str(below[0]).removesuffix(first))
-            if folder.resolve() != table.parent.resolve():
-                keys["folder"] = str(folder)
-            said = f"images: column {name} of {table.name} names them"
-            return opened("table", {"source": keys}, [*told, said])
-    if tables and len({file.parent for file in images}) == 1:
-        beside = images[0].is_relative_to(tables[0].parent)
-        example = str(images[0].relative_to(tables[0].parent)) if beside else images[0].name
-        raise DataError(
-            f"holds images and {tables[0].name}, which names none of them",
-            where=str(path),
-            hint=f"a column with the whole names, such as {example}, with endings and without "
-            "backslashes",
-        )
-    return None

@@ -34,12 +34,13 @@ def tables_of_folder(path: Path, files: Sequence[Path], tables: Sequence[Path]) 
         return found_in_file(tables[0])
     parts: dict[str, list[Path]] = {}
     for file in tables:
-        if (stem := _stem(file)) in PARTS:
-            parts.setdefault(PARTS[stem], []).append(file)
-    if "train" in parts and all(_stem(file) in PARTS for file in tables):
+        if (part := part_of(file, path)) is not None:
+            parts.setdefault(part, []).append(file)
+    if "train" in parts and sum(map(len, parts.values())) == len(tables):
         return _tables_of_parts(path, parts)
     names = {file: _names_of(file) for file in tables}
-    if len({tuple(columns) for columns in names.values()}) == 1:
+    is_one_folder = len({file.parent for file in tables}) == 1
+    if is_one_folder and len({tuple(columns) for columns in names.values()}) == 1:
         pattern = tables[0].parent / f"*{tables[0].suffix}"
         hint = f"init {tables[0]} takes one; data.source.path: {pattern} would take all"
         raise DataError(f"holds {len(tables)} tables alike", where=str(path), hint=hint)
@@ -53,6 +54,17 @@ def _several_tables(path: Path, tables: Sequence[Path]) -> DataError:
         where=str(path),
         hint=f"name the one to learn from, such as finetune init {tables[0]}",
     )
+
+
+def part_of(file: Path, path: Path) -> str | None:
+    """Return the part of the data that a table holds, by its own name or that of its folder.
+
+    Args:
+        file: The table.
+        path: The folder of all data; folders above it are not asked.
+    """
+    folders = [folder.lower() for folder in reversed(file.relative_to(path).parts[:-1])]
+    return next((PARTS[name] for name in (_stem(file), *folders) if name in PARTS), None)
 
 
 def _stem(file: Path) -> str:

@@ -14,15 +14,16 @@ from finetune.data.images import Images
 from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.table import Column, Listed, Numbers
 from finetune.data.targets.label_lists import listed_labels
+from finetune.errors import named
 from finetune.starting.cells_of_gaps import is_plain_number, marked_number, marks_among
 from finetune.starting.wishes import is_named_target
 
 Role = Literal[
     "number", "category", "text", "image", "recording", "list", "array", "id", "date",
-    "constant", "empty", "words", "marked", "other",
+    "constant", "empty", "words", "marked", "object", "other",
 ]  # fmt: skip
 """Kinds of columns. `list`: labels or words of a list; `words`: too many different ones;
-`marked`: numbers with a decimal comma, a currency or per cent."""
+`marked`: numbers with a decimal comma, a currency or per cent; `object`: keys with values."""
 _ID_NAME = re.compile(
     r"(^|[_\W])(id|ids|uuid|guid|idx|index|rowid|rownames|key|hash|filename|file|url)$"
     r"|^unnamed|[a-z]I[Dd]$|^$",
@@ -63,6 +64,7 @@ class Judged:
         words: Mean number of words of a text.
         values: Its different values, if it has few; without gaps.
         counts: How often each of them occurs.
+        rarest: How often the rarest value occurs, also if it has many.
         why: Why it cannot be used; empty if it can.
     """
 
@@ -75,6 +77,7 @@ class Judged:
     words: float = 0.0
     values: tuple[Any, ...] = ()
     counts: tuple[int, ...] = ()
+    rarest: int = 0
     why: str = ""
 
     @property
@@ -83,18 +86,21 @@ class Judged:
         return not self.why
 
 
-def judged(columns: Mapping[str, Column], folder: Path | None) -> dict[str, Judged]:
+def judged(
+    columns: Mapping[str, Column], folder: Path | None, *, is_table: bool
+) -> dict[str, Judged]:
     """Return what each column is, by name, in the order of the data.
 
     Args:
         columns: The columns.
         folder: Folder that names of files are relative to.
+        is_table: Whether the cells are those of a table; a folder called `null` is a class.
     """
     found = {name: _distinct(column) for name, column in columns.items()}
     # Over all columns: a mark that is sure in one ("NA" among numbers) is one in the others, too.
     marks = set[str]()
     for one in found.values():
-        marks |= set() if one is None else marks_among(one[0])
+        marks |= marks_among(one[0]) if is_table and one is not None else set()
     return {
         name: _judged(name, column, found[name], marks, folder) for name, column in columns.items()
     }
@@ -139,6 +145,7 @@ def _judged(
     few = kept if len(kept) <= MOST_CATEGORIES else []
     facts: dict[str, Any] = {"distinct": len(kept), "gaps": gaps, "marks": own}
     facts |= {"values": tuple(v for v, _ in few), "counts": tuple(c for _, c in few)}
+    facts["rarest"] = min((count for _, count in kept), default=0)
     return _of_cells(name, [value for value, _ in kept], len(column), facts, folder)
 
 
@@ -151,12 +158,31 @@ def _of_no_cells(name: str, column: Column) -> Judged:
     if isinstance(column, Numbers):
         return Judged(name, "array", len(column), is_whole=not column.values.is_floating_point())
     first = next((value for value in column.values if value is not None), None)
-    to_list = getattr(first, "tolist", None)
-    entries = first if to_list is None else to_list()
-    if isinstance(entries, list | tuple):
-        role: Role = "array" if all(map(is_plain_number, entries)) else "list"
-        return Judged(name, role, len(column))
+    if isinstance(first, Mapping):
+        return Judged(name, "object", len(column), why=_of_objects(first))
+    if _entries(first) is not None:
+        lists = [_entries(value) or () for value in column.values]
+        # Lists of several lengths fit no batch; an empty one alone tells nothing of the others.
+        is_array = len({*map(len, lists)}) == 1 and all(map(is_plain_number, lists[0]))
+        return Judged(name, "array" if is_array and lists[0] else "list", len(column))
     return Judged(name, "other", len(column), why="its values are of no kind that is read")
+
+
+def _entries(cell: Any) -> Sequence[Any] | None:
+    """Return the entries of a cell that holds a list or an array; None for any other one."""
+    entries = cell.tolist() if hasattr(cell, "tolist") else cell
+    return entries if isinstance(entries, list | tuple) else None
+
+
+def _of_objects(first: Mapping[str, Any]) -> str:
+    """Return why a column whose cells are objects with keys cannot be used."""
+    if "bytes" in first:
+        return (
+            "its cells hold whole files, which are read from a folder that save_to_disk of "
+            "datasets made, or from files that a table names"
+        )
+    keys = named([*first][:3])
+    return f"its cells are objects; columns of their own for keys such as {keys} are read"
 
 
 def _of_cells(

@@ -17,6 +17,8 @@ _COLOURS_OF_MASK = 256
 _MASK_FOLDERS = frozenset(
     {"mask", "masks", "annotation", "annotations", "labels", "gt", "segmentation", "segmentations"}
 )
+_MASK_NAME = re.compile(r"(.+)[-_. ](mask|masks|seg|segmentation|gt|label|labels)", re.IGNORECASE)
+"""Finds the name of the image in `cat_001_mask`."""
 _YOLO_LINE = re.compile(r"\d+( -?\d+(\.\d+)?){4,}")
 _TEMPLATE = "finetune init --template detection writes a config for a file of COCO, to fill in"
 
@@ -43,29 +45,34 @@ def refuse_boxes(path: Path, files: Sequence[Path]) -> None:
 
 
 def refuse_masks(path: Path, files: Sequence[Path]) -> None:
-    """Raise `DataError` if one of two folders holds masks of the images in the other one.
+    """Raise `DataError` if some images are masks of the others: by folder, or by their endings.
 
     Args:
         path: The folder.
         files: The images below it.
     """
-    by_folder: dict[str, dict[str, Path]] = {}
+    masks, others = dict[str, Path](), dict[str, Path]()
     for file in files:
-        by_folder.setdefault(file.relative_to(path).parts[0], {})[file.stem] = file
-    masks = next((name for name in by_folder if name.lower() in _MASK_FOLDERS), None)
-    if masks is None or len(by_folder) != 2:
-        return
-    other = next(name for name in by_folder if name != masks)
+        name = _image_of_mask(file, path)
+        (others if name is None else masks)[name or file.stem] = file
     # A class may be called so, as `mask` and `no_mask` are: its photos are no masks.
-    if by_folder[masks].keys() <= by_folder[other].keys() and _is_mask(
-        next(iter(by_folder[masks].values()))
-    ):
+    if masks and masks.keys() <= others.keys() and _is_mask(next(iter(masks.values()))):
+        name, mask = next(iter(masks.items()))
         raise DataError(
-            f"holds masks in {masks!r} of the images in {other!r}, and no table that pairs them",
+            f"holds masks, such as {str(mask.relative_to(path))!r} of the image "
+            f"{str(others[name].relative_to(path))!r}, and no table that pairs them",
             where=str(path),
             hint="a csv beside them with the columns image and mask, one line for each pair, is "
             "read",
         )
+
+
+def _image_of_mask(file: Path, path: Path) -> str | None:
+    """Return the name, without ending, of the image that a mask is of; None if it is no mask."""
+    if (found := _MASK_NAME.fullmatch(file.stem)) is not None:
+        return found[1]
+    folders = file.relative_to(path).parts[:-1]
+    return file.stem if any(folder.lower() in _MASK_FOLDERS for folder in folders) else None
 
 
 def _is_mask(file: Path) -> bool:

@@ -61,11 +61,9 @@ def proposed(
     target = by_name[columns.target[0]]
     _refuse_gaps(target, found.num_rows)
     network = choose_network(found, columns, wishes)
-    least = None
-    if columns.task == "classification":
-        least = min(target.counts, default=found.num_rows)
     lengths = chosen_sizes(
-        found.num_rows, network.pace, wishes, least_class=least,
+        found.num_rows, network.pace, wishes,
+        classes=target if columns.task == "classification" else None,
         has_parts=len(found.sources) > 1, has_copies=_has_copies(found, columns),
     )  # fmt: skip
     data = Choice("data", f"{path}: {found.num_rows:,} samples", "; ".join(found.told))
@@ -81,7 +79,8 @@ def proposed(
 
 def columns_judged(found: FoundData) -> dict[str, Judged]:
     """Return what each column of the data is."""
-    return judged(found.columns, found.folder)
+    is_table = found.kind not in ("texts", "images", "recordings")
+    return judged(found.columns, found.folder, is_table=is_table)
 
 
 def _refuse_gaps(target: Judged, num_rows: int) -> None:
@@ -167,11 +166,23 @@ def _relative(keys: Mapping[str, Any], out: Path) -> dict[str, Any]:
     base = out.absolute().parent
     for name in _PATHS:
         if name in result:
+            _refuse_unwritable(result[name])
             place = Path(result[name]).absolute()
             # A folder elsewhere is named in full: a path of many `..` breaks when either moves.
             inside = place.is_relative_to(base)
             result[name] = os.path.relpath(place, base) if inside else str(place)
     return result
+
+
+def _refuse_unwritable(path: str) -> None:
+    """Raise `DataError` if the name of a path holds bytes that are no UTF-8: YAML has none."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path!r} is no name in UTF-8, which a config cannot hold",
+            hint="rename it, or put what it holds into a folder with a plain name",
+        ) from error
 
 
 def _is_black_and_white(found: FoundData, mask: str) -> bool:

@@ -106,7 +106,8 @@ def test_a_current_folder_that_was_removed_is_told(tmp_path, points, arguments):
     gone.mkdir()
     code = "import os, sys; os.rmdir(os.getcwd()); from finetune.__main__ import run; run()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *(one.format(points) for one in arguments)],
+        # Without -P, Python 3.13 imports no module of C in such a folder.
+        [sys.executable, "-P", "-c", code, *(one.format(points) for one in arguments)],
         cwd=gone, env=os.environ, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

@@ -3,6 +3,7 @@
 import json
 import os
 import wave
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -91,7 +92,7 @@ def labels_in_names(folder):
 def recordings(folder):
     for n in range(24):
         path = folder / ["low", "high"][n % 2] / f"{n}.wav"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         sound = np.sin(np.arange(8000) * (0.05 + 0.3 * (n % 2))) * 9000
         with wave.open(str(path), "wb") as file:
             file.setparams((1, 2, 8000, len(sound), "NONE", "not compressed"))
@@ -223,7 +224,76 @@ def numbered_images_as_a_test(folder):
     return folder
 
 
+def read_me_beside_a_table(folder):
+    (folder / "README.md").write_text("What the columns mean")
+    (folder / "LICENSE").write_text("MIT")
+    return table(
+        folder / "cars.csv", ["hp", "kind"], [[n % 9, "ab"[n % 2]] for n in range(60)]
+    ).parent
+
+
+def more_classes_than_a_part_has_rows(folder):
+    rows = [[n % 11, n % 5, f"kind {n % 7}"] for n in range(40)]
+    return table(folder / "t.csv", ["a", "b", "kind"], rows)
+
+
+def images_of_tables_of_parts(folder):
+    for part, count in (("train", 30), ("test", 9)):
+        for n in range(count):
+            picture(folder / part / f"{n}.jpg", low=n % 2 * 120)
+        rows = [[f"{n}.jpg", ["late", "early"][n % 2]] for n in range(count)]
+        table(folder / f"{part}.csv", ["image", "when"], rows)
+    table(folder / "sample_submission.csv", ["image", "when"], [["0.jpg", "late"]])
+    return folder
+
+
+def recordings_of_a_table(folder):
+    recordings(folder)
+    rows = [[f"{label}/{n}.wav", label] for n in range(24) for label in (["low", "high"][n % 2],)]
+    return table(folder / "labels.csv", ["clip", "pitch"], rows).parent
+
+
+def tables_in_folders_of_parts(folder):
+    for part, count in (("train", 60), ("test", 20)):
+        (folder / part).mkdir()
+        rows = [[n % 7, n % 5, "xy"[n % 2]] for n in range(count)]
+        table(folder / part / "data.csv", ["a", "b", "label"], rows)
+    return folder
+
+
+def lists_that_begin_empty(folder):
+    rows = [{"tags": ["a"] * (n % 3), "size": n % 7, "label": n % 2} for n in range(60)]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def a_class_called_null(folder):
+    for label in ("null", "NA", "other"):
+        for n in range(12):
+            picture(folder / label / f"{n}.png", (40, 30), low=len(label) * 20)
+    return folder
+
+
 WORKS = {
+    "a README beside a table": (read_me_beside_a_table, [], ["target: kind"]),
+    "more classes than a part has rows": (
+        more_classes_than_a_part_has_rows,
+        [],
+        ["target: kind", "split: {validation: 0.15, test: 0.15}\n"],
+    ),
+    "tables of parts that name images": (
+        images_of_tables_of_parts,
+        ["--model", "convnet"],
+        ["train.csv", "test.csv", "data/train", "data/test", "target: when"],
+    ),
+    "a table of names of recordings": (recordings_of_a_table, [], ["type: csv", "target: pitch"]),
+    "tables in folders of parts": (
+        tables_in_folders_of_parts,
+        [],
+        ["data/train/data.csv", "data/test/data.csv"],
+    ),
+    "lists that begin empty": (lists_that_begin_empty, [], ["inputs: [size]"]),
+    "classes called null and NA": (a_class_called_null, ["--model", "convnet"], ["imagefolder"]),
     "codes to learn": (codes_to_learn, [], ["type: classification", "target: zone"]),
     "a class called mask": (classes_called_mask, ["--model", "convnet"], ["type: imagefolder"]),
     "texts of a class called mask": (texts_of_class_mask, [], ["type: textfolder"]),
@@ -398,6 +468,58 @@ def masks_alone(folder):
     return folder
 
 
+def masks_of_parts(folder):
+    for part in ("train", "val"):
+        masks_alone(folder / part)
+    return folder
+
+
+def masks_by_ending(folder):
+    for n in range(12):
+        picture(folder / f"img{n}.jpg")
+        Image.fromarray(np.eye(9, 12, dtype=np.uint8) * 255).save(folder / f"img{n}_mask.png")
+    return folder
+
+
+def a_read_me_alone(folder):
+    (folder / "README.md").write_text("My data will be here")
+    return folder
+
+
+def links_to_classes(folder):
+    for label in ("cat", "dog"):
+        picture(folder.parent / "elsewhere" / label / "1.jpg")
+        (folder / label).symlink_to(folder.parent / "elsewhere" / label)
+    return folder
+
+
+def an_object_as_target(folder):
+    rows = [{"user": {"age": n}, "size": n % 7, "label": {"name": "ab"[n % 2]}} for n in range(60)]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def files_in_cells(folder):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    picture(folder / "one.png")
+    cell = {"bytes": (folder / "one.png").read_bytes(), "path": None}
+    (folder / "one.png").unlink()
+    columns = {"image": [cell] * 40, "label": [n % 2 for n in range(40)]}
+    files.write_table(pyarrow.table(columns), folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+def blanks_around_numbers(folder):
+    return table(folder / "t.csv", ["a", "label"], [[f" {n} ", "xy"[n % 2]] for n in range(60)])
+
+
+def a_name_that_is_not_utf_8(folder):
+    rows = [[n % 7, "xy"[n % 2]] for n in range(60)]
+    return table(Path(os.fsdecode(os.fsencode(folder) + b"/donn\xe9es.csv")), ["a", "label"], rows)
+
+
 def names_without_endings(folder):
     for n in range(20):
         picture(folder / "img" / f"{n}.jpg")
@@ -449,7 +571,18 @@ REFUSED = {
     "boxes of YOLO": (boxes_of_yolo, "holds boxes as YOLO writes them, such as 'labels/train/0.t"),
     "columns of one name": (columns_of_one_name, "has several columns called 'x'"),
     "Python objects": (python_objects, "is a file of Python objects, which init does not read"),
-    "masks without a table": (masks_alone, "holds masks in 'masks' of the images in 'images'"),
+    "masks without a table": (masks_alone, "such as 'masks/0.png' of the image 'images/0.jpg', an"),
+    "masks of parts": (
+        masks_of_parts,
+        "masks/0.png' of the image 'val/images/0.jpg', and no table",
+    ),
+    "masks by ending": (masks_by_ending, "such as 'img0_mask.png' of the image 'img0.jpg', and no"),
+    "a README alone": (a_read_me_alone, "holds no data beside 'README.md'"),
+    "links to classes": (links_to_classes, "links to folders, which are not followed: 'cat', 'dog"),
+    "an object as target": (an_object_as_target, "has label to learn, but its cells are objects"),
+    "files in cells": (files_in_cells, "image: its cells hold whole files, which are read from a"),
+    "blanks around numbers": (blanks_around_numbers, "a: numbers are read without marks and with"),
+    "a name that is not UTF-8": (a_name_that_is_not_utf_8, "is no name in UTF-8, which a config"),
     "names without endings": (names_without_endings, "l.csv, which names none of them"),
     "a comment first": (a_comment_first, "the first line is no header: take it out"),
     "an empty folder": (nothing, "is empty: it holds no files"),
