@@ -105,15 +105,19 @@ def write_report(records: Sequence[TrialRecord], home: Path) -> Path | None:
 
 
 def make_home(home: Path, study: str) -> None:
-    """Make the folder of a sweep, or find that it is one.
+    """Make the folder of a sweep, or find that it is one, or that another process makes it now.
 
     Raises:
         FinetuneError: it holds something else.
     """
     mark = home / MARK
+    there = [one.name for one in home.iterdir()] if home.is_dir() else []
+    # The mark is the first file of a sweep, and until it is in its place it has another name.
+    # Looked for after the rest: another process may have begun in between.
+    is_foreign = any(not name.startswith(f".{MARK}.tmp") for name in there)
     if disk.is_file(mark):
         return
-    if is_run(home) or (home.is_dir() and any(home.iterdir())):
+    if is_foreign:
         what = "is the folder of a run" if is_run(home) else "holds something, and no sweep"
         raise FinetuneError(what, where=str(home), hint="--dir names another folder")
     disk.make_folder(home)

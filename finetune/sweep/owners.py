@@ -69,12 +69,12 @@ class SignsOfLife:
 
 
 def _started(pid: int) -> str:
-    """Return when a process started, as text; "" if there is none."""
+    """Return when a process started, as text; "" if there is none, or if it has ended."""
     try:
-        # The 22nd field; the 2nd, a name in brackets, may hold spaces itself.
-        return (
-            Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
-        )
+        # From the 3rd field on: the 2nd, a name in brackets, may hold spaces itself.
+        told = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        # In a container whose first process waits for none, a killed one stays for good, as Z.
+        return "" if told[0] in "ZX" else told[19]
     except OSError:
         pass
     if Path("/proc/self/stat").exists():

@@ -88,6 +88,16 @@ def test_a_trial_of_a_dead_process_is_taken_up_and_one_of_a_living_process_is_no
     assert not dead.sign_of_life()
 
 
+def test_a_killed_process_that_nobody_has_waited_for_is_gone():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        owner = Owner(Owner.this_process().host, process.pid, owners._started(process.pid))
+        assert owner.is_gone() is False
+        process.kill()
+        # It has ended, and stays in the system's list until it is waited for.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner.is_gone() is True
+
+
 @pytest.mark.parametrize("moment", ["before the old record is closed", "before it has an owner"])
 def test_a_kill_while_the_lock_is_held_loses_no_trial_and_doubles_none(claims_of, moment):
     claims = claims_of(wanted=3)

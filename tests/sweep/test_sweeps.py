@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.errors import FinetuneError
 from finetune.sweep.judging import judged_by
+from finetune.sweep.outcome import make_home
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "finetune", "sweep", "c.yaml"]
@@ -219,6 +221,24 @@ def test_a_folder_that_holds_something_else_is_refused(finetune, write, tmp_path
     assert outcome.code == 2
     assert "mine: holds something, and no sweep" in outcome.err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_processes_that_begin_a_sweep_at_the_same_moment_all_find_its_folder(tmp_path):
+    context = get_context("fork")
+    gate, count = context.Barrier(3), 40
+
+    def begin():
+        for number in range(count):
+            gate.wait(30)
+            make_home(tmp_path / str(number), "study")
+
+    processes = [context.Process(target=begin) for _ in range(3)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(120)
+    assert [one.exitcode for one in processes] == [0, 0, 0]
+    assert {one.name for one in tmp_path.rglob("*") if one.is_file()} == {"sweep.json"}
 
 
 def test_a_study_that_was_begun_with_another_config_is_not_gone_on_with(write, tmp_path):
