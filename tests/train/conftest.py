@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,38 @@ def ranks(forks, tmp_path):
         return done["codes"], done["told"]
 
     return run
+
+
+def environment(**more):
+    places = os.pathsep.join([str(TORTURE), str(Path(__file__).parent), *sys.path[:0]])
+    path = os.environ.get("PYTHONPATH", "")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([places, path]).strip(os.pathsep), **more}
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """Start two processes as torchrun does; those still alive are killed when the test is over."""
+    processes = []
+
+    def start(*arguments, program=("-m", "finetune", "train")):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        for rank in ("0", "1"):
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", **where}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *program, *map(str, arguments)],
+                    env=environment(**told),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    cwd=tmp_path,
+                )
+            )
+        return processes[-2:]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -102,3 +102,19 @@ class StoppedRank(nn.Module):
                 self.stopped.touch()
                 os.kill(os.getpid(), signal.SIGSTOP)
         return self.head(features)
+
+
+class StrayRank(nn.Module):
+    """A network whose last layer one rank alone changes by itself, in a step of training."""
+
+    def __init__(self, rank, step, width=4):
+        super().__init__()
+        self.is_it, self.left = os.environ.get("RANK") == rank, step
+        self.body, self.head = nn.Linear(width, 4), nn.Linear(4, 3)
+
+    def forward(self, features):
+        if self.training and torch.is_grad_enabled():
+            self.left -= 1
+            if self.is_it and not self.left:
+                self.head.bias.data[1].add_(0.5)
+        return self.head(self.body(features))

@@ -1,12 +1,8 @@
 """Several processes train the run of one: the same bits, one stop for all, and a word on faults."""
 
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -50,41 +46,6 @@ PHASES = {
         {"name": "rows", "freeze": ["norm*", {"rows": "body.weight[:2]"}]},
     ]
 }
-
-
-def environment(**more):
-    places = os.pathsep.join([str(TORTURE), str(Path(__file__).parent), *sys.path[:0]])
-    path = os.environ.get("PYTHONPATH", "")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([places, path]).strip(os.pathsep), **more}
-
-
-@pytest.fixture
-def two_ranks(tmp_path):
-    """Start two processes as torchrun does; those still alive are killed when the test is over."""
-    processes = []
-
-    def start(*arguments, program=("-m", "finetune", "train")):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        for rank in ("0", "1"):
-            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", **where}
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *program, *map(str, arguments)],
-                    env=environment(**told),
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    cwd=tmp_path,
-                )
-            )
-        return processes[-2:]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def ended(processes):

@@ -19,10 +19,12 @@ from torchrun import (  # noqa: E402
     children_of,
     command,
     digests,
+    faults_of,
     killed_run,
     wait_until,
     write_config,
 )
+from two_nodes import trained, two_nodes  # noqa: E402
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -67,6 +69,30 @@ def test_ranks_that_are_killed_at_random_end_with_the_bits_of_one_process(tmp_pa
     kills = list(killed_run(tmp_path, tmp_path / "cut", config, draw, kills=3, restarts=3))
     assert kills
     assert digests(tmp_path / "cut") == whole(config)
+
+
+@pytest.fixture
+def cable():
+    """Two nodes in network namespaces can be made here."""
+    try:
+        with two_nodes():
+            pass
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces need root and `ip`: {error}")
+
+
+@pytest.mark.usefixtures("cable")
+@pytest.mark.parametrize("cut_s", [10.0, None], ids=["for ten seconds", "for good"])
+def test_two_nodes_whose_network_is_cut_end_with_the_bits_of_one_process(tmp_path, whole, cut_s):
+    # Longer than a cut of ten seconds, and than a step on a machine that is busy.
+    config, run = write_config(tmp_path, hang_timeout_s=40), tmp_path / "cut"
+    codes = trained(tmp_path, run, config, cut_s)
+    if cut_s is None:
+        assert 0 not in codes
+        assert faults_of(run) == []
+        codes = trained(tmp_path, run, config, 0.0)
+    assert codes == [0, 0]
+    assert digests(run) == whole(config)
 
 
 def test_the_end_of_a_launch_is_the_end_of_ranks_in_sessions_of_their_own(tmp_path):
