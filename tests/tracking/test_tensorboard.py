@@ -8,9 +8,11 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from finetune.config.dumping import as_plain
 from finetune.errors import FinetuneError
 from finetune.pictures.drawing import Picture, drawn
 from finetune.tracking.tensorboard import TensorBoard
+from finetune.train.shown.settings_shown import settings_shown
 
 
 @pytest.fixture
@@ -73,6 +75,15 @@ def test_settings_and_results_stand_in_the_run_itself_and_make_no_second_one(fol
     assert settings["train.epochs"].number_value == 3
     assert settings["train.drop_last"].string_value == "true"
     assert settings["task.type"].string_value == "x"
+
+
+def test_each_setting_has_one_name(small_config, small_run):
+    config = small_config(freeze=["body"])
+    shown = settings_shown(as_plain(config), small_run(freeze=["body"]).timeline.plan)
+    assert {shown["Learning rate"], shown["Steps"], shown["Frozen"]} == {0.05, 6, "body"}
+    assert not {"optimizer.lr", "optimizer.type", "train.steps", "train.batch_size"} & set(shown)
+    # What has no name of its own has its key.
+    assert shown["optimizer.momentum"] == 0.9
 
 
 def layout_of(folder):

@@ -4,38 +4,46 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.config.flat_keys import flattened
+from finetune.config.flat_keys import Setting, flattened
 from finetune.freezing.plan import Plan
 
 _MOST = 80
 """Letters of a setting; a longer one is cut, as it stands in the cell of a table."""
+_PLAIN_NAMES = {
+    "freeze.method": "Frozen",
+    "optimizer.lr": "Learning rate",
+    "optimizer.type": "Optimizer",
+    "optimizer.weight_decay": "Decay",
+    "train.batch_size": "Batch size",
+    "train.epochs": "Epochs",
+    "train.steps": "Steps",
+}
+"""Names of what a person varies, by the key of the config in whose place they stand."""
 
 
-def settings_shown(plain: Mapping[str, Any], plan: Plan) -> dict[str, str | int | float | bool]:
+def settings_shown(plain: Mapping[str, Any], plan: Plan) -> dict[str, Setting]:
     """Return settings by name.
 
     Those that a person varies have names that begin with a capital: TensorBoard sorts by name, and
     capitals come before the small letters of the config's keys. It shows five unless asked for
-    more, those that differ between the runs first.
+    more, those that differ between the runs first. The others have their key of the config.
 
     Args:
         plain: The config as plain data, with secrets masked.
         plan: The phases, or the policy that makes them.
     """
-    train, optimizer = plain["train"], plain["optimizer"]
-    varied = {
-        "Batch size": train["batch_size"],
-        "Decay": optimizer.get("weight_decay"),
-        "Epochs": train.get("epochs"),
+    derived: dict[str, Setting] = {
         "Frozen": _cut(_frozen(plain.get("freeze"))),
-        "Learning rate": optimizer["lr"],
         "Network": _cut(", ".join(map(_layer, plain["model"]["layers"]))),
-        "Optimizer": optimizer["type"],
         "Share frozen at first": _frozen_share(plan),
-        "Steps": train.get("steps"),
     }
-    rest = {key: value for key, value in flattened(dict(plain)).items() if value != "None"}
-    return {key: value for key, value in varied.items() if value is not None} | rest
+    # Each setting once: a table of five columns has no room for a second rate.
+    named = {
+        _PLAIN_NAMES.get(key, key): value
+        for key, value in flattened(dict(plain)).items()
+        if value != "None"
+    }
+    return named | derived
 
 
 def _frozen(freeze: Mapping[str, Any] | None) -> str:
