@@ -37,10 +37,23 @@ class Terminal(Console):
         """Return a string, or a table cell, as rich text with hidden characters escaped."""
         return super().render_str(visible(text), **options)
 
-    def tell(self, text: str = "") -> None:
-        """Print a line; line feeds in it are escaped. A terminal gets it broken between words."""
+    def tell(self, text: str = "", indent: int = 0) -> None:
+        """Print a line; line feeds in it are escaped. A terminal gets it broken between words.
+
+        Args:
+            text: The line.
+            indent: Blanks before all but the first of the parts that it is broken into.
+        """
         # Elsewhere a long line stays one line: programs and searches expect that.
-        self.print(one_line(text), soft_wrap=not self.is_interactive)
+        if not self.is_interactive:
+            self.print(one_line(text), soft_wrap=True)
+            return
+        # On a narrow terminal there would be no room beside the indent.
+        indent = indent if self.width >= 3 * indent else 0
+        line = self.render_str(one_line(text))
+        parts = line[indent:].wrap(self, self.width - indent)
+        margin = Text("\n" + " " * indent)
+        self.print(line[:indent] + margin.join(parts), soft_wrap=True)
 
 
 def console_for(file: TextIO) -> Terminal:
@@ -52,7 +65,7 @@ def print_lines(lines: Sequence[tuple[str, str]], console: Terminal) -> None:
     """Print pairs of label and text, one per line, with the texts aligned."""
     width = max((len(label) for label, _ in lines), default=0)
     for label, text in lines:
-        console.tell(f"{label:<{width}}  {text}")
+        console.tell(f"{label:<{width}}  {text}", indent=width + 2)
 
 
 class _Table(Table):

@@ -11,6 +11,7 @@ import time
 import pytest
 from rich.table import Table
 
+from finetune.terminal import Terminal, print_lines
 from finetune.tracking.console import Console
 
 
@@ -75,6 +76,22 @@ def test_a_message_is_printed_as_it_is_however_long(stream):
     assert stream.getvalue() == f"{text}\n"
 
 
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("columns", "margin"), [(60, 8), (20, 0)])
+def test_on_a_terminal_a_long_text_hangs_under_its_value(columns, margin, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    text = "the weights of step 60, the best by validation/accuracy: 0.9832, of the last phase"
+    screen = Screen()
+    print_lines([("curves", "short"), ("used", text)], Terminal(screen, columns))
+    _, first, *rest = screen.getvalue().splitlines()
+    assert first.startswith("used    the")
+    assert {len(line) - len(line.lstrip()) for line in rest} == {margin}
+
+
 def test_a_table_of_a_log_is_wider_than_80_columns(stream):
     table = Table("name", "state")
     table.add_row("x" * 90, "frozen")
@@ -94,6 +111,7 @@ def test_nothing_goes_to_standard_output(capsys):
 TERMINAL_SCRIPT = """
 import sys, time
 from finetune.counting import Counting
+from finetune.terminal import Terminal, print_lines
 from finetune.tracking.console import Console
 
 console = Console()
