@@ -11,6 +11,8 @@ from finetune.report.curves import PhaseSpan
 
 _MOST_ROWS = 40
 """With more blocks than this, neighbours with the same states share a row."""
+_MOST_STRETCHES = 3
+"""Stretches of neighbouring blocks that are named; the blocks of the others are counted."""
 
 
 class Bar(NamedTuple):
@@ -107,12 +109,27 @@ def _bars(cells: Sequence[str], phases: Sequence[PhaseSpan]) -> tuple[Bar, ...]:
 
 
 def frozen_in_words(rows: Sequence[TimelineRow]) -> str:
-    """Return which blocks were frozen and when, such as `'conv1', 'norm1' until step 80`."""
-    blocks: dict[str, list[str]] = {}
-    for row in rows:
-        if (when := _frozen_when(row.bars)) is not None:
-            blocks.setdefault(when, []).append(row.name)
-    return "; ".join(f"{named(names)} {when}" for when, names in blocks.items()) or "nothing"
+    """Return which blocks were frozen and when, such as `'conv1' to 'norm2' until step 80`.
+
+    Empty before the first step.
+    """
+    if not any(row.bars for row in rows):
+        return ""
+    stretches: dict[str, list[list[str]]] = {}
+    for when, group in groupby(rows, key=lambda row: _frozen_when(row.bars)):
+        if when is not None:
+            stretches.setdefault(when, []).append([row.name for row in group])
+    return "; ".join(f"{_in_short(one)} {when}" for when, one in stretches.items()) or "nothing"
+
+
+def _in_short(stretches: Sequence[Sequence[str]]) -> str:
+    """Return names of blocks; of three neighbours or more only the first and the last."""
+    parts = [
+        named(names) if len(names) < 3 else f"{named(names[:1])} to {named(names[-1:])}"
+        for names in stretches[:_MOST_STRETCHES]
+    ]
+    more = sum(len(names) for names in stretches[_MOST_STRETCHES:])
+    return ", ".join(parts) + (f" and {more} more" if more else "")
 
 
 def _frozen_when(bars: Sequence[Bar]) -> str | None:

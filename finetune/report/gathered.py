@@ -19,7 +19,13 @@ from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
 from finetune.runs.kept_pictures import KeptPicture, read_pictures
 from finetune.runs.owner import is_run
-from finetune.runs.run_record import RunRecord, read_object, read_run, read_settings
+from finetune.runs.run_record import (
+    RunRecord,
+    parted_by_samples,
+    read_object,
+    read_run,
+    read_settings,
+)
 from finetune.runs.saved_proof import SavedProof, read_proof
 
 _MOST_BESIDE = 30
@@ -58,6 +64,8 @@ class PageOfRun:
     advice: tuple[str, ...]
     curves: Curves
     timeline: tuple[TimelineRow, ...]
+    frozen: str
+    """Which blocks were frozen, and when; empty if that is not known."""
     phases: tuple[PhaseRow, ...]
     policy: str | None
     """What a policy says about how it makes phases."""
@@ -77,13 +85,6 @@ class PageOfRun:
     left_out: tuple[str, ...]
     """Names of pictures that are too large for the page."""
 
-    @property
-    def frozen(self) -> str:
-        """Which blocks were frozen, and when; empty if that is not known."""
-        if any(row.bars for row in self.timeline):
-            return frozen_in_words(self.timeline)
-        return "nothing" if self.proof is not None and not self.proof.tensors else ""
-
 
 def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> PageOfRun:
     """Return what the page shows of a run.
@@ -99,7 +100,10 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
     plan, data = read_object(path / "plan.json"), read_object(path / "data.json")
     proof, fault = _proof(path)
     earlier = _earlier(record)
-    counts = data.get("counts")
+    alike, elsewhere = parted_by_samples(record, sorted(earlier, key=lambda run: run.rank))
+    counts, timeline = data.get("counts"), _timeline(path, plan, curves)
+    is_empty = proof is not None and not proof.tensors
+    frozen = frozen_in_words(timeline) or ("nothing" if is_empty else "")
     facts = VerdictFacts(
         record=record,
         curves=curves,
@@ -107,7 +111,9 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
         constant=constant_figure(
             record.main, record.settings.get("task.type"), _whole_numbers(counts)
         ),
-        earlier=tuple(sorted(earlier, key=lambda run: run.rank)),
+        earlier=tuple(alike),
+        elsewhere=tuple(elsewhere),
+        frozen=frozen,
         trained_share=_trained_share(plan, curves),
     )
     # A damaged proof is no missing one: "not proven yet" would hide it.
@@ -121,7 +127,8 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
         verdict=tuple(lines),
         advice=tuple(advice(facts)),
         curves=curves,
-        timeline=_timeline(path, plan, curves),
+        timeline=timeline,
+        frozen=frozen,
         phases=_phases(plan, curves) if policy is None else (),
         policy=str(policy.get("says", "")) if isinstance(policy, dict) else None,
         proof=proof,

@@ -49,6 +49,10 @@ class VerdictFacts:
     """The main figure of a predictor that always gives the same answer; None if not known."""
     earlier: tuple[RunRecord, ...]
     """Runs on the same data that began before this one, the best first."""
+    elsewhere: tuple[RunRecord, ...]
+    """Such runs that were validated on other samples, as another seed draws them."""
+    frozen: str
+    """Which blocks were frozen, and when; empty if that is not known."""
     trained_share: float | None
     """Share of the parameters that the last phase trains."""
 
@@ -143,42 +147,63 @@ def _against_constant(facts: VerdictFacts) -> Iterator[Line]:
 def _against_earlier(facts: VerdictFacts) -> Line:
     """Return how the run compares with the best earlier one on the same data."""
     record = facts.record
-    # Another main figure, or one that is NaN, says nothing about which run is better.
-    known = [
-        run
-        for run in facts.earlier
-        if run.value is not None and math.isfinite(run.value) and run.main == record.main
-    ]
-    if not known:
+    alike, elsewhere = _measured_as(record, facts.earlier), _measured_as(record, facts.elsewhere)
+    if not alike and not elsewhere:
         return Line("earlier runs", "none on the same data beside this one")
-    best = known[0]
+    # A figure of other samples may be better for that reason alone.
+    known = alike or elsewhere
     noun = "the only earlier run" if len(known) == 1 else f"the best of {len(known)} earlier runs"
+    noun += " on the same data"
+    if not alike:
+        noun += ", but it was validated on other samples"
+    elif elsewhere:
+        noun += f" and validation samples; {_counted(len(elsewhere), 'run')} had other ones"
+    best, reached = known[0], figure(known[0].value)
     if record.value is None or best.value is None or not math.isfinite(record.value):
-        text = f"{noun} on the same data, {best.name}, reached {figure(best.value)}"
-        return Line("earlier runs", text, "warn")
+        return Line("earlier runs", f"{best.name} reached {reached}, {noun}", "warn")
     gain = _gain(record, record.value, best.value)
     word = "better than" if gain > 0 else "worse than" if gain < 0 else "as good as"
     amount = f"{figure(abs(gain))} {word}" if gain else word
-    text = f"{amount} {best.name} ({figure(best.value)}), {noun} on the same data"
+    text = f"{amount} {best.name} ({reached}), {noun}"
     return Line("earlier runs", text, "good" if gain >= 0 else "warn")
+
+
+def _measured_as(record: RunRecord, runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that have a value of the figure by which this one is judged."""
+    # Another main figure, or one that is NaN, says nothing about which run is better.
+    return [
+        run
+        for run in runs
+        if run.value is not None and math.isfinite(run.value) and run.main == record.main
+    ]
 
 
 def _frozen(facts: VerdictFacts) -> Line:
     """Return what was frozen, and whether that is proven."""
     proof, share = facts.proof, facts.trained_share
     trained = "" if share is None else f"; {share:.1%} of the parameters trained at the end"
-    if proof is None:
-        return Line("frozen", f"not proven yet{trained}", "warn")
-    if not proof.is_intact:
+    what = f"{facts.frozen}; " if facts.frozen else ""
+    if proof is not None and not proof.is_intact:
         changed = sorted({name for phase in proof.phases for name in phase.changed})
         named = ", ".join(changed[:5]) or "by its own verdict"
         return Line("frozen", f"PROOF FAILED: frozen tensors changed ({named})", "bad")
-    # An empty proof is intact, too, and must not be praised as one.
-    if proof.tensors == 0:
+    if facts.frozen == "nothing":
         return Line("frozen", f"nothing was frozen{trained}")
+    # An empty proof is intact, too, and must not be praised as one.
+    if proof is None or proof.tensors == 0:
+        return Line("frozen", f"{what}{_no_proof(facts.record)}{trained}", "warn")
     over = _counted(len(proof.phases), "phase")
     text = f"proven: {proof.tensors:,} fingerprints equal before and after, over {over}"
-    return Line("frozen", f"{text}{trained}")
+    return Line("frozen", f"{what}{text}{trained}")
+
+
+def _no_proof(record: RunRecord) -> str:
+    """Return why what was frozen is not proven."""
+    if record.settings.get("freeze.verify") == "off":
+        return "not proven, since freeze.verify is off"
+    if record.status in ("failed", "killed"):
+        return "not proven, since no phase came to its end"
+    return "not proven yet"
 
 
 def _cost(record: RunRecord) -> Line:

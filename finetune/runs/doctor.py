@@ -15,6 +15,7 @@ from finetune.runs.headers import SavedPlan
 from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
 from finetune.runs.manifest import UNAVERAGED
+from finetune.runs.run_record import read_settings
 from finetune.runs.saved_proof import read_proof
 from finetune.runs.saved_runs import saved_folder
 from finetune.tracking.json_lines import has_torn_line, read_metrics
@@ -202,7 +203,8 @@ def _proof(folder: RunFolder) -> Finding:
     except CheckpointError as error:
         return Finding("proof", error.message, is_damage=True)
     if proof is None:
-        return Finding("proof", "not taken yet")
+        is_off = read_settings(folder.path).get("freeze.verify") == "off"
+        return Finding("proof", "off, by freeze.verify" if is_off else "not taken yet")
     changed = {phase.phase: phase.changed for phase in proof.phases}
     moved = [f"{len(names)} in phase {phase!r}" for phase, names in changed.items() if names]
     if moved:

@@ -17,7 +17,7 @@ from finetune.config.reader import MAX_BYTES, read_text as parse_yaml
 from finetune.errors import FinetuneError
 from finetune.reading import parse_json, read_own_json
 from finetune.runs.lock import holder_of, read_holder
-from finetune.runs.validated_on import different_samples, validation_samples
+from finetune.runs.validated_on import ValidationSamples, different_samples, validation_samples
 
 Status = Literal["running", "done", "stopped", "failed", "killed"]
 """How a run is: a killed one neither runs nor has a summary of its last step."""
@@ -145,10 +145,29 @@ def read_settings(path: Path) -> dict[str, Setting]:
 
 def note_on_samples(runs: Sequence[RunRecord]) -> str | None:
     """Return a line if runs were validated on different samples; None if not, or not known."""
-    # Read here alone: the file holds a hash of each sample, and most records are never compared.
-    return different_samples(
-        [(run.name, validation_samples(read_object(run.path / "data.json"))) for run in runs]
-    )
+    return different_samples([(run.name, _samples_of(run)) for run in runs])
+
+
+def parted_by_samples(
+    run: RunRecord, others: Sequence[RunRecord]
+) -> tuple[list[RunRecord], list[RunRecord]]:
+    """Return those of other runs whose figures can be compared with a run's, then the rest.
+
+    The rest was surely validated on other samples. Both lists keep the order.
+    """
+    own = _samples_of(run)
+    alike, rest = list[RunRecord](), list[RunRecord]()
+    for other in others:
+        theirs = _samples_of(other)
+        differs = own is not None and theirs is not None and own.differ_from(theirs)
+        (rest if differs else alike).append(other)
+    return alike, rest
+
+
+def _samples_of(run: RunRecord) -> ValidationSamples | None:
+    """Return the validation samples of a run, if it says which they are."""
+    # No part of the record: the file holds a hash of each sample, and few records are compared.
+    return validation_samples(read_object(run.path / "data.json"))
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:

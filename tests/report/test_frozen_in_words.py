@@ -7,6 +7,7 @@ import pytest
 from finetune.report.freeze_timeline import Bar, TimelineRow, frozen_in_words
 from finetune.report.gathered import gather
 from finetune.report.page import render_page
+from finetune.runs.doctor import examine
 
 LINES = [
     ([("trained", 0, 9)], "nothing"),
@@ -61,3 +62,22 @@ def test_nothing_is_said_to_be_frozen_only_where_that_is_known(plant):
     (empty / "freeze_proof.json").write_text(json.dumps(document))
     assert gather(empty).proof is not None
     assert gather(empty).frozen == "nothing"
+
+
+def test_neighbours_are_told_by_the_first_and_the_last_of_them():
+    frozen, trained = (Bar("frozen", 0, 9),), (Bar("trained", 0, 9),)
+    rows = [TimelineRow(f"block{n}", frozen) for n in range(4)]
+    rows += [TimelineRow("norm", trained), TimelineRow("last", frozen)]
+    assert frozen_in_words(rows) == "'block0' to 'block3', 'last' throughout"
+    every_second = [TimelineRow(f"b{n}", (frozen, trained)[n % 2]) for n in range(9)]
+    assert frozen_in_words(every_second) == "'b0', 'b2', 'b4' and 2 more throughout"
+
+
+def test_a_proof_that_is_off_is_not_told_as_one_of_nothing(small_run, tmp_path, capsys):
+    phases = [{"name": "all", "freeze": ["body"]}]
+    small_run(freeze={"phases": phases, "verify": "off"}).fit()
+    assert "proof   off, by freeze.verify" in capsys.readouterr().err
+    found = {line.label: line.text for line in gather(tmp_path / "run").verdict}
+    assert found["frozen"].startswith("'body' throughout; not proven, since freeze.verify is off")
+    told = {one.label: one.text for one in examine(tmp_path / "run").findings}
+    assert told["proof"] == "off, by freeze.verify"

@@ -1,8 +1,10 @@
 """The verdict says in plain words what the curves show, and nothing that they do not."""
 
+import base64
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from finetune.report.gathered import gather
@@ -132,9 +134,39 @@ def test_the_best_earlier_run_on_the_same_data_is_named(plant):
     assert differing == (("optimizer.lr", "0.1", "0.5"),)
 
 
+def validated_on(run, *rows):
+    """Let a run say by which rows it was validated."""
+    path = run / "data.json"
+    kept = base64.b64encode(np.array(rows, np.uint64).tobytes()).decode()
+    identity = {"version": 1, "parts": {"validation": {"size": len(rows), "rows": kept}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": identity}))
+
+
+def test_runs_of_the_same_validation_samples_are_compared_before_those_of_others(plant):
+    def planted(name, value, began, *rows):
+        curves = {"validation/accuracy": {5: value}}
+        validated_on(plant(name, curves, began=f"2026-01-01 0{began}:00:00+00:00"), *rows)
+
+    planted("elsewhere", 0.99, 5, 1, 2, 4)
+    run = plant("run", {"validation/accuracy": {5: 0.75}})
+    validated_on(run, 1, 2, 3)
+    assert lines(run)["earlier runs"].text == (
+        "0.24 worse than elsewhere (0.99), the only earlier run on the same data, "
+        "but it was validated on other samples"
+    )
+    planted("same", 0.7, 6, 3, 2, 1)
+    planted("better", 0.8, 7, 1, 2, 3)
+    assert lines(run)["earlier runs"].text == (
+        "0.05 worse than better (0.8), the best of 2 earlier runs on the same data and validation "
+        "samples; 1 run had other ones"
+    )
+
+
 def test_the_proof_is_compared_anew(plant):
     run = plant()
-    assert lines(run)["frozen"].text.startswith("proven: 2 fingerprints equal")
+    assert lines(run)["frozen"].text.startswith(
+        "'net.layer.0', 'net.layer.1' throughout; proven: 2 fingerprints equal"
+    )
     path = run / "freeze_proof.json"
     document = json.loads(path.read_text())
     document["phases"][0]["digests"][plant.lower[0]][1] = "b"
@@ -147,7 +179,9 @@ def test_the_proof_is_compared_anew(plant):
     path.write_text("{")
     assert lines(run)["frozen"].text == "freeze_proof.json is damaged"
     path.unlink()
-    assert lines(run)["frozen"].text.startswith("not proven yet")
+    assert lines(run)["frozen"].text.startswith(
+        "'net.layer.0', 'net.layer.1' throughout; not proven yet"
+    )
 
 
 def test_cost_is_told_by_activity(plant):

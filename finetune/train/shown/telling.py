@@ -25,10 +25,12 @@ class Telling(Tracker):
     def __init__(self) -> None:
         self._waiting: list[str] = []
         self._console: Console | None = None
+        self._verify = "phase"
 
     def speak(self, plan: Plan) -> None:
         """Print the collected messages and the phases; from now on print everything at once."""
         self._console = Console(sys.stderr)
+        self._verify = plan.verify
         for line in self._waiting:
             self._console.message(line)
         self._waiting.clear()
@@ -102,7 +104,10 @@ class Telling(Tracker):
         if progress.stopped_early:
             lines.append(("stopped", f"early, at step {progress.step}"))
         tensors = sum(proof["tensors"] for proof in progress.proofs)
-        proof = f"{tensors} frozen tensors are bit-identical" if tensors else "nothing was frozen"
+        if tensors:
+            proof = f"{tensors} frozen tensors are bit-identical"
+        else:
+            proof = "off, by freeze.verify" if self._verify == "off" else "nothing was frozen"
         lines.append(("proof", proof))
         if tensors:
             lines.append(("weights", str(sum_of(origins))))
