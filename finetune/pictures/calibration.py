@@ -58,7 +58,8 @@ def bins_of(probability: np.ndarray, is_right: np.ndarray) -> Bins:
 def draw_calibration(bins: Bins) -> Picture:
     """Draw the share of right predictions over their probability, with the samples of each bin."""
     axis = Axis(0.0, 1.0, _SIDE)
-    frame = Frame(_LEFT, _MARGIN + 2 * LINE, axis, axis)
+    # The number at the top of the axis takes half a line, too.
+    frame = Frame(_LEFT, _MARGIN + 2.5 * LINE, axis, axis)
     shapes: list[Shape] = [
         Label(_MARGIN, _MARGIN, f"calibration error {bins.error:.3f}"),
         Label(_MARGIN, _MARGIN + LINE, "share of right predictions", "muted"),
