@@ -66,17 +66,18 @@ def keep(png: bytes, name: str) -> None:
 
 def photograph_reports(browser: Any, runs: list[Path], scratch: Path) -> None:
     """Keep the page about one run at the width of a desk and of a phone, and that of three."""
-    for name, shown, width, height in (
-        ("report_one", runs[:1], 1440, 900),
-        ("report_phone", runs[:1], 390, 844),
-        ("report_three", runs, 1440, 900),
+    for name, shown, width, height, part in (
+        ("report_one", runs[:1], 1440, 900, None),
+        ("report_pictures", runs[:1], 1000, 900, ".pictures"),
+        ("report_phone", runs[:1], 390, 844, None),
+        ("report_three", runs, 1440, 900, None),
     ):
         file = scratch / f"{name}.html"
         file.write_text(render_page(shown), encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": height})
         page.goto(file.as_uri())
         page.wait_for_timeout(1000)
-        keep(page.screenshot(), name)
+        keep(page.locator(part).screenshot() if part else page.screenshot(), name)
         page.close()
 
 
