@@ -48,6 +48,8 @@ class _Request:
 
 
 _REQUEST = _Request()
+_FROZEN_AT_START = gc.get_freeze_count()
+"""Objects that no collection looked at from the beginning: Python 3.12 freezes some hundred."""
 
 
 class _Ending:
@@ -155,7 +157,7 @@ def loading() -> Iterator[None]:
         finally:
             # Before the collector is on again: its first collection would scan all of them. Only
             # once, because what a second call would hold may be garbage by then.
-            if gc.get_freeze_count() == 0:
+            if gc.get_freeze_count() <= _FROZEN_AT_START:
                 gc.freeze()
 
 

@@ -36,6 +36,7 @@ LOADED = """
 import gc
 from finetune.process import loading
 frozen = []
+gc.collect()  # or one that is due would run before the library is there
 gc.callbacks.append(lambda phase, info: frozen.append(gc.get_freeze_count()))
 with loading():
     library = [[] for _ in range(300_000)]
