@@ -1,8 +1,10 @@
 """What is given away: a wheel and a source archive hold all of the package, and run from there."""
 
+import importlib
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -11,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD = "from setuptools import build_meta as b; b.build_sdist({0!r}); b.build_wheel({0!r})"
-pytestmark = pytest.mark.slow
 
 
 def files_of_the_package():
@@ -34,6 +35,7 @@ def built(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -41,6 +43,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert names == files_of_the_package()
 
 
+@pytest.mark.slow
 def test_the_source_archive_holds_the_package(built):
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
@@ -48,6 +51,7 @@ def test_the_source_archive_holds_the_package(built):
     assert {*files_of_the_package(), "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
+@pytest.mark.slow
 def test_the_unpacked_wheel_runs_from_an_empty_folder(built, tmp_path, monkeypatch):
     (wheel,) = built.glob("*.whl")
     place, empty = tmp_path / "site", tmp_path / "empty"
@@ -74,3 +78,28 @@ def test_the_unpacked_wheel_runs_from_an_empty_folder(built, tmp_path, monkeypat
     assert {"text", "vision", "data", "audio", "export", "serve", "sweep"} <= set(
         distribution.metadata.get_all("Provides-Extra")
     )
+
+
+def test_every_extra_has_a_use_that_shows_that_it_works(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    check = importlib.import_module("check_extras")
+    assert {*check.USES} == {check.NONE, *check.single_extras()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(project["optional-dependencies"]) == {*check.single_extras(), *check.COLLECTIONS}
+
+
+@pytest.mark.parametrize(
+    ("stderr", "code", "named"),
+    [
+        ("note\nneeds 'onnx'\n    pip install 'finetune[export]'\n", 2, "export"),
+        ("Traceback (most recent call last):\n  x\n    pip install 'finetune[export]'\n", 2, ""),
+        ("needs 'onnx'\n    pip install 'finetune[export]'\n", 1, ""),
+        ("needs 'onnx'\n    pip install onnx\n", 2, ""),
+    ],
+    ids=["one line", "a traceback", "a bug", "no extra"],
+)
+def test_only_one_line_that_names_the_extra_is_a_refusal(stderr, code, named, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    check = importlib.import_module("check_extras")
+    done = subprocess.CompletedProcess([], code, "", stderr)
+    assert check._refusal("finetune export", done).names == named
