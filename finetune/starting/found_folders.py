@@ -156,6 +156,9 @@ def _of_class_folders(path: Path, kept: Sequence[Path], kind: DataKind) -> Found
     aside = [file for file in kept if file.parent == path]
     keys = {"type": _OF_KIND[kind], "path": str(path)} | _encoding(kept, kind)
     told = [f"left out: {_counted(len(aside), kind)} beside the class folders"] if aside else []
+    inner = sorted({parts[1] for file in kept if len(parts := file.relative_to(path).parts) > 2})
+    if inner:
+        told.append(f"folders inside the class folders, {named(inner)}, tell nothing of the label")
     return opened(kind, {"source": keys}, told)
 
 

@@ -3,7 +3,13 @@
 import json
 
 import pytest
-from odd_folders import REFUSED, WORKS, numbered_images_as_a_test, semicolons_and_latin_1
+from odd_folders import (
+    REFUSED,
+    WORKS,
+    numbered_images_as_a_test,
+    picture,
+    semicolons_and_latin_1,
+)
 
 from finetune.starting.cells_of_gaps import marked_number
 
@@ -65,6 +71,17 @@ def test_how_labels_of_parts_were_found_is_told(tmp_path, monkeypatch, command_l
     assert "labels: 'cat', 'dog', found in names such as 'cat.0.jpg'" in shown.out + shown.err
     assert "test is left out: nothing tells the labels of its files" in shown.out + shown.err
     assert "parts: train, validation, as the folders are called" in shown.out + shown.err
+
+
+def test_folders_inside_class_folders_are_told(tmp_path, monkeypatch, command_line):
+    monkeypatch.chdir(tmp_path)
+    for n in range(24):
+        picture(
+            tmp_path / "pets" / ["cat", "dog"][n % 2] / ["test", "train"][n // 2 % 2] / f"{n}.png"
+        )
+    shown = command_line("init", "pets", "--model", "convnet")
+    assert shown.code == 0, shown.err
+    assert "inside the class folders, 'test', 'train', tell nothing of the label" in shown.out
 
 
 @pytest.mark.parametrize(
