@@ -62,7 +62,8 @@ class Counting:
             shows(self._told(count, share))
             return
         now = time.monotonic()
-        if now < self._due or not self._is_logged:
+        # "0 rows" in place of a line would read like a result.
+        if now < self._due or not self._is_logged or not count:
             return
         self._due = now + _NEXT_S
         tell(self._told(count, share), unfailing(sys.stderr))

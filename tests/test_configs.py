@@ -19,6 +19,7 @@ FEW_TO_TRAIN_ON = ["data.split.validation=0.05", "data.split.test=0.9"]
 SMALLER = {
     "bbc_news": [*TWO_STEPS, *SHORT_TEXTS],
     "bbc_news_lisa": [*TWO_STEPS, *SHORT_TEXTS],
+    "topics": [*TWO_STEPS, *SHORT_TEXTS],
     # phases last whole epochs, so these keep their epochs and get few steps in each
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,

@@ -22,6 +22,15 @@ def test_a_long_one_has_a_line_with_the_time_left_and_no_other_for_a_while(capsy
     assert re.fullmatch(r"reading t\.csv: 1,000 rows, 50%, about \d+ s left\n", err)
 
 
+def test_nothing_done_yet_is_no_line(capsys, monkeypatch):
+    monkeypatch.setattr(counting, "_FIRST_S", 0)
+    rows = Counting("predicting", "rows")
+    rows.at(0)
+    assert capsys.readouterr().err == ""
+    rows.at(1)
+    assert capsys.readouterr().err == "predicting: 1 rows\n"
+
+
 def test_without_a_known_end_only_the_count_is_told(capsys, monkeypatch):
     monkeypatch.setattr(counting, "_FIRST_S", 0)
     Counting("tokenizing 'text'", "texts").at(1000)

@@ -54,41 +54,51 @@ def check_certificate(
     tensors = certificate.tensors
     if base is not None:
         loaded = [one for one in tensors if one.is_loaded and one.same_as is None]
-        compared["base"] = len(loaded)
-        faults += _against("base", base, loaded)
+        told, compared["base"] = _against("base", base, loaded)
+        faults += told
     if weights is not None:
         held = [one for one in tensors if one.same_as is None]
-        compared["weights"] = len(held)
-        faults += _against("weights", weights, held)
-        faults += _strange(weights, certificate)
+        told, compared["weights"] = _against("weights", weights, held)
+        faults += told
+        # Of a file of another network all would be strange, and are told in one line.
+        if compared["weights"]:
+            faults += _strange(weights, certificate)
     frozen = sum(not one.is_trained for one in tensors)
     return CertificateCheck(tuple(dict.fromkeys(faults)), len(tensors), frozen, compared, raw)
 
 
 def _against(
     side: str, path: Path, tensors: Sequence[CertifiedTensor]
-) -> Iterator[tuple[str, str]]:
-    """Yield the tensors whose contents in a file are not those that were certified."""
+) -> tuple[list[tuple[str, str]], int]:
+    """Compare the tensors of a file with those that were certified.
+
+    Returns:
+        The tensors whose contents differ, with what is wrong; and how many were compared.
+    """
     try:
         files = TensorFiles(path)
     except FinetuneError as error:
         if not path.exists():
             raise
-        yield side, f"cannot be read: {error.message}"
-        return
+        return [(side, f"cannot be read: {error.message}")], 0
     # Two layers may begin with the same tensor of a file: each of them is compared.
-    named = dict[tuple[str, str], list[CertifiedTensor]]()
+    by_name = dict[tuple[str | None, str], list[CertifiedTensor]]()
     for one in tensors:
         name = _name_in_base(one, files.names) if side == "base" else _name_in_weights(one, files)
-        if name is None:
-            yield f"tensor {one.name}", f"is not in {path.name!r} ({side})"
-        else:
-            named.setdefault((name, one.dtype), []).append(one)
-    for both, found in files.digests(named):
+        # Of one that is not there the type does not matter.
+        by_name.setdefault((name, one.dtype if name else ""), []).append(one)
+    lost = by_name.pop((None, ""), [])
+    if lost and not by_name:
+        return [(side, f"{path.name!r} has none of the {len(lost)} tensors by name")], 0
+    faults = [(f"tensor {one.name}", f"is not in {path.name!r} ({side})") for one in lost]
+    for both, found in files.digests({(n, t): by_name[n, t] for n, t in by_name if n is not None}):
         what = "is cut off" if found is None else "differs"
-        for one in named[both]:
-            if found != (one.base if side == "base" else one.final):
-                yield f"tensor {one.name}", f"{what} in {path.name!r} ({side})"
+        faults += [
+            (f"tensor {one.name}", f"{what} in {path.name!r} ({side})")
+            for one in by_name[both]
+            if found != (one.base if side == "base" else one.final)
+        ]
+    return faults, len(tensors) - len(lost)
 
 
 def _strange(path: Path, certificate: Certificate) -> Iterator[tuple[str, str]]:

@@ -37,11 +37,13 @@ def read_json_request(
         Refusal: it is not JSON, has other keys, or a value is not of the kind that the runs take.
     """
     document = _parsed(body)
-    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+    if not isinstance(document, dict):
         raise Refusal(422, 'needs an object {"inputs": [...]}', 'with "runs": [...] for some runs')
     if strange := sorted(document.keys() - {"inputs", "runs"}):
         hint = did_you_mean(strange[0], ("inputs", "runs"))
         raise Refusal(422, f"unknown key {in_short(strange[0])}", hint)
+    if not isinstance(document.get("inputs"), list):
+        raise Refusal(422, "inputs is no list of samples", '{"inputs": [...]}, also for one sample')
     names = names_asked(document.get("runs"), runs)
     kinds = kinds_of(names, runs)
     items = document["inputs"]
@@ -135,8 +137,13 @@ def _row(item: Any, kinds: Mapping[str, Kind], number: int) -> Mapping[str, Any]
         if len(kinds) == 1:
             return dict.fromkeys(kinds, item)
         raise Refusal(422, f"sample {number} is no object with {named(kinds)}")
+    strange = sorted(item.keys() - kinds.keys())
     if lacking := [name for name in kinds if name not in item]:
-        raise Refusal(422, f"sample {number} has no {lacking[0]!r}", f"needs {named(kinds)}")
+        strange = [in_short(name) for name in sorted(item.keys() - kinds.keys())]
+        beside = f"; it has {', '.join(strange[:3])}" if strange else ""
+        raise Refusal(
+            422, f"sample {number} has no {lacking[0]!r}{beside}", f"needs {named(kinds)}"
+        )
     if strange := sorted(item.keys() - kinds.keys()):
         raise Refusal(422, f"sample {number} has {in_short(strange[0])}, which no run takes")
     return item

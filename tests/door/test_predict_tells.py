@@ -305,3 +305,30 @@ def test_a_text_of_a_stream_that_is_not_utf8_is_passed_over_if_asked(passes):
     parts = list(pieces_of("-", wanted, stdin))
     found = [(part.columns["text"], [*part.bad]) for part in parts if part.names]
     assert found == [(["good film", None, "the end"], [1])]
+
+
+@pytest.mark.parametrize("name", ["new.txt", "new.csv"])
+@pytest.mark.parametrize(
+    ("written", "read", "is_told"),
+    [
+        ("utf-8", "latin-1", True),
+        ("latin-1", "latin-1", False),
+        ("utf-8", "utf-8", False),
+        ("utf-8-sig", "latin-1", False),
+    ],
+)
+def test_utf8_that_is_read_in_the_encoding_of_the_training_data_is_told(
+    tmp_path, name, written, read, is_told
+):
+    path = tmp_path / name
+    first = "text\n" if name == "new.csv" else ""
+    path.write_bytes(f"{first}café {name}\n".encode(written))
+    source = {"type": "csv", "path": "t.csv", "encoding": read}
+    config = DataConfig.model_validate({"source": source, "inputs": ["text"]})
+    parts = [*pieces_of(str(path), Wanted(config, {"text": "text"}), io.StringIO())]
+    told = [note for part in parts for note in part.notes if "UTF-8" in note]
+    where = f"{path}:1" if name == "new.csv" else str(path)
+    known = f"1 of 1 texts of 'text' are valid UTF-8 and read as {read}, as the training data were"
+    assert told == ([f"{known}, such as {where}"] if is_told else [])
+    (cell,) = [cell for part in parts for cell in part.columns["text"]]
+    assert ("cafÃ©" in cell) is is_told

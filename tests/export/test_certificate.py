@@ -266,6 +266,18 @@ def test_half_a_number_in_a_file_is_a_fault_of_its_tensor(case):
     assert faults(case)["tensor body.bias"] == "is cut off in 'model.safetensors' (weights)"
 
 
+def test_a_file_of_another_network_is_one_fault(case):
+    other = case / "other.safetensors"
+    some = [*load_file(case / "model.safetensors").values()][:3]
+    save_file({f"other.{number}": one for number, one in enumerate(some)}, other)
+    found = check_certificate(case / "certificate.json", base=other, weights=other)
+    assert found.faults == (
+        ("base", "'other.safetensors' has none of the 2 tensors by name"),
+        ("weights", "'other.safetensors' has none of the 6 tensors by name"),
+    )
+    assert found.compared == {"base": 0, "weights": 0}
+
+
 def test_two_layers_that_begin_with_one_tensor_of_a_file_are_both_compared(case):
     path = case / "certificate.json"
     document = json.loads(path.read_text())

@@ -34,7 +34,10 @@ def test_a_request_may_name_runs_and_columns(client):
     service = client()
     named = service.post("/predict", json={"inputs": [{"x": ROW}], "runs": ["two"]})
     column = next(iter(service.get("/runs").json()["runs"][0]["inputs"]))
-    assert (named.status_code, named.json()["error"]) == (422, f"sample 1 has no {column!r}")
+    assert (named.status_code, named.json()["error"]) == (
+        422,
+        f"sample 1 has no {column!r}; it has 'x'",
+    )
     named = service.post("/predict", json={"inputs": [{column: ROW}], "runs": ["two"]})
     assert list(named.json()["predictions"]) == ["two"]
 
@@ -50,7 +53,10 @@ def test_a_request_may_name_runs_and_columns(client):
         (b'{"inputs": [[' + b"9" * 5000 + b"]]}", 400, "not JSON"),
         (b"[" * 100_000, 400, "nested too deep"),
         (b"[]", 422, "needs an object"),
-        (b'{"inputs": {}}', 422, "needs an object"),
+        (b'{"inputs": {}}', 422, "inputs is no list"),
+        (b'{"inputs": "a text"}', 422, "inputs is no list"),
+        (b'{"runs": ["one"]}', 422, "inputs is no list"),
+        (b'{"input": [1]}', 422, "unknown key 'input'"),
         (b'{"inputs": []}', 422, "no samples"),
         (b'{"inputs": [1], "run": []}', 422, "unknown key"),
         (b'{"inputs": [1], "runs": "one"}', 422, "not a list"),
@@ -61,7 +67,7 @@ def test_a_request_may_name_runs_and_columns(client):
         (b'{"inputs": [null]}', 422, "no number"),
         (b'{"inputs": [[1, 2]]}', 422, ""),
         (b'{"inputs": [[1, 2, 3, 4], [1]]}', 422, ""),
-        (b'{"inputs": [{"strange": 1}]}', 422, "has no"),
+        (b'{"inputs": [{"strange": 1}]}', 422, "; it has 'strange'"),
         (b'{"inputs": [[[[[1]]]]]}', 422, ""),
     ],
 )

@@ -1,6 +1,5 @@
 """Read standard input for prediction: the rows of a table, or one sample a line."""
 
-import codecs
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any, BinaryIO, TextIO
 
 from finetune.config.data import DataConfig
 from finetune.data.column_kinds import Kind
-from finetune.data.incoming.incoming_part import Incoming, the_column, trained_on
+from finetune.data.incoming.incoming_part import Incoming, is_called_utf8, the_column, trained_on
 from finetune.data.incoming.incoming_rows import as_files, rows_of
 from finetune.data.readers.any_form import (
     KNOWN_FORMS,
@@ -85,7 +84,7 @@ def opened_stream(
     dialect = dialect_of(trained_on(config))
     # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
     # is another one must the text be read to know which of the two it is
-    if not _is_called_utf8(dialect.encoding) and decodes(file, "utf-8"):
+    if not is_called_utf8(dialect.encoding) and decodes(file, "utf-8"):
         dialect = replace(dialect, encoding="utf-8")
     reading = Reading(name, dialect, kinds.keys(), also=target, passes=passes)
     reading.notes.extend(_notes_on_first_line(file, reading, kinds))
@@ -107,14 +106,6 @@ def _notes_on_first_line(
             f"{reading.name} is read as a table, whose first line names {shown}; "
             f"texts that begin so are given as JSON objects, one a line: {example}"
         )
-
-
-def _is_called_utf8(encoding: str) -> bool:
-    """Tell whether the name of an encoding means UTF-8."""
-    try:
-        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-    except LookupError:  # told where the text is read
-        return False
 
 
 def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 from finetune.config.data import DataConfig
 from finetune.data.column_kinds import Kind, may_be_nothing
 from finetune.data.incoming.incoming_lines import line_rows, opened_stream
-from finetune.data.incoming.incoming_part import Incoming, trained_on
+from finetune.data.incoming.incoming_part import Incoming, notes_on_encoding, trained_on
 from finetune.data.incoming.incoming_places import files_at, plain_files, read_arrays
 from finetune.data.incoming.incoming_rows import (
     declared_form,
@@ -67,9 +67,15 @@ def pieces_of(source: str, wanted: Wanted, stdin: TextIO) -> Iterator[Incoming]:
     """
     is_stream, count = source == "-", 0
     found = _of_stream(stdin, wanted) if is_stream else _of_path(Path(source), wanted)
+    encoding = dialect_of(trained_on(wanted.config)).encoding
     for part in found:
         count += len(part.names)
-        yield _without_gaps(part, wanted)
+        whole = _without_gaps(part, wanted)
+        # A stream is taken for UTF-8 where it can be.
+        if not is_stream:
+            notes = notes_on_encoding(whole, wanted.kinds.keys() & whole.columns.keys(), encoding)
+            whole = replace(whole, notes=(*whole.notes, *notes))
+        yield whole
     if not count:
         raise DataError("holds no sample", where="standard input" if is_stream else source)
 
