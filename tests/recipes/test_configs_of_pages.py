@@ -21,6 +21,8 @@ from finetune import build_trainer, load_config
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"start/texts.md", "start/images.md", "start/tables.md", "methods/index.md"}
 MISTAKEN = {"broken.yaml"}
+ENDS_BY_PLATEAU = {"from_scheduler.yaml"}
+"""Its first phase may take all epochs, as that of the scheduler it is compared with may."""
 _PAGES = {path.relative_to(ROOT / "docs").as_posix(): path for path in ROOT.glob("docs/**/*.md")}
 _BLOCK = re.compile(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONFIGS = {
@@ -65,11 +67,6 @@ def pictures(folder):
     return {"model.layers.0.pretrained": "false"}
 
 
-def maps(folder):
-    image_folder(folder / "pictures", ["cat", "dog"], each=16)
-    return {}
-
-
 def masks(folder):
     rows, random = [], draw()
     for n in range(16):
@@ -95,8 +92,11 @@ def boxes(folder):
         "categories": [{"id": 1, "name": "cat"}],
     }
     (folder / "instances.json").write_text(json.dumps(document))
-    small = "{min_size: 64, max_size: 64}"
-    return {"model.layers.0.args": small, "train.epochs": 1, "freeze": "[detector.backbone.body]"}
+    return {
+        "model.layers.0.pretrained": "false",
+        "model.layers.0.args": "{min_size: 64, max_size: 64}",
+        "train.epochs": 1,
+    }
 
 
 def animals(folder):
@@ -178,14 +178,14 @@ MAKERS = {
     **dict.fromkeys(["answers.yaml"], questions),
     **dict.fromkeys(["alike.yaml"], alike),
     **dict.fromkeys(["pair.yaml"], answers),
-    **dict.fromkeys(["two_maps.yaml"], maps),
     **dict.fromkeys(["new_rows.yaml"], words),
     **dict.fromkeys(["own_code.yaml"], package),
     **dict.fromkeys(["labels.yaml"], labels),
     **dict.fromkeys(["from_trainer.yaml"], distilbert),
     **dict.fromkeys(["declared.yaml", "three_phases.yaml"], nothing),
     **dict.fromkeys(
-        ["pretrained.yaml", "views.yaml", "from_keras.yaml", "from_fastai.yaml"], pictures
+        ["pretrained.yaml", "two_maps.yaml", "views.yaml", "from_keras.yaml", "from_fastai.yaml"],
+        pictures,
     ),
 }
 """What makes the data of a config; of those that are not here, `texts`."""
@@ -221,7 +221,8 @@ def trained(tmp_path, monkeypatch):
 def test_a_config_of_a_page_trains_to_its_end(name, trained):
     summary = trained(name)
     assert (summary["status"], summary["proof_intact"]) == ("done", True)
-    assert summary["never_ran"] == []
+    if name not in ENDS_BY_PLATEAU:
+        assert summary["never_ran"] == []
 
 
 @pytest.mark.slow
