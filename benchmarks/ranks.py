@@ -27,7 +27,7 @@ import finetune
 from finetune.config.run import RunConfig
 
 _WIDTH, _STEPS = 256, 30
-_LARGE_WIDTH, _LARGE_BATCH, _ROUNDS = 2048, 512, 5
+_LARGE_WIDTH, _LARGE_BATCH, _ROUNDS = 2048, 512, 3
 _CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "head alone trains": (["body*", "norm*", "middle*"], {}),
     "all but the norm": (["norm*"], {}),

@@ -65,7 +65,9 @@ class Sweep:
         assert self.config.sweep is not None
         self.wanted = self.config.sweep.trials or 0
         self.url = args.storage or f"sqlite:///{self.home / 'study.db'}"
-        self.processes, self.threads = args.processes, max(1, (os.cpu_count() or 1))
+        self.processes = args.processes
+        self.threads = max(1, (os.cpu_count() or 1) // self.processes)
+        """Of each trial; a cold one takes as many."""
         self.store = args.store or args.folder / "store"
         self.draw = random.Random(args.seed)
 
@@ -73,9 +75,8 @@ class Sweep:
         """Start all processes that share the sweep."""
         command = [sys.executable, "-m", "finetune", "sweep", str(CONFIG), "--dir", str(self.home)]
         command += ["--storage", self.url, *_options(self.overrides)]
-        threads = max(1, self.threads // self.processes)
         return [
-            _process(command, self.home.with_name(f"said-{number}.txt"), self.store, threads)
+            _process(command, self.home.with_name(f"said-{number}.txt"), self.store, self.threads)
             for number in range(self.processes)
         ]
 
