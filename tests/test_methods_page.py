@@ -14,7 +14,8 @@ TOLD = re.compile(r"(phase \d+: |steps \d|every \d|trained |the whole run takes 
 
 
 def test_the_page_has_every_method():
-    assert list(PLANS) == list(METHODS)
+    told = "docs/methods/index.md has a section for each method, in the order of `Method`"
+    assert list(PLANS) == list(METHODS), told
     assert set(CONFIGS) == {"small_network", *METHODS}
 
 
