@@ -55,6 +55,8 @@ ENDING = """
 import atexit, os, signal
 from contextlib import nullcontext
 from finetune.process import for_one_task
+# A process of a script in the background ignores it from the beginning.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 with {context}:
     print("all of it")

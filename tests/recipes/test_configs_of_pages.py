@@ -170,7 +170,7 @@ def nothing(folder):
 
 
 MAKERS = {
-    **dict.fromkeys(["phases.yaml", "topics.yaml", "rates.yaml"], news),
+    **dict.fromkeys(["phases.yaml", "rates.yaml"], news),
     **dict.fromkeys(["masks.yaml"], masks),
     **dict.fromkeys(["boxes.yaml"], boxes),
     **dict.fromkeys(["tasks.yaml", "two_tasks.yaml"], animals),
