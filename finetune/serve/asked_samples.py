@@ -139,12 +139,11 @@ def _row(item: Any, kinds: Mapping[str, Kind], number: int) -> Mapping[str, Any]
         raise Refusal(422, f"sample {number} is no object with {named(kinds)}")
     strange = sorted(item.keys() - kinds.keys())
     if lacking := [name for name in kinds if name not in item]:
-        strange = [in_short(name) for name in sorted(item.keys() - kinds.keys())]
-        beside = f"; it has {', '.join(strange[:3])}" if strange else ""
+        beside = f"; it has {', '.join(map(in_short, strange[:3]))}" if strange else ""
         raise Refusal(
             422, f"sample {number} has no {lacking[0]!r}{beside}", f"needs {named(kinds)}"
         )
-    if strange := sorted(item.keys() - kinds.keys()):
+    if strange:
         raise Refusal(422, f"sample {number} has {in_short(strange[0])}, which no run takes")
     return item
 
