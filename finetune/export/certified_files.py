@@ -81,17 +81,11 @@ def _against(
         if not path.exists():
             raise
         return [(side, f"cannot be read: {error.message}")], 0
-    # Two layers may begin with the same tensor of a file: each of them is compared.
-    by_name = dict[tuple[str | None, str], list[CertifiedTensor]]()
-    for one in tensors:
-        name = _name_in_base(one, files.names) if side == "base" else _name_in_weights(one, files)
-        # Of one that is not there the type does not matter.
-        by_name.setdefault((name, one.dtype if name else ""), []).append(one)
-    lost = by_name.pop((None, ""), [])
+    by_name, lost = _by_name(side, files, tensors)
     if lost and not by_name:
         return [(side, f"{path.name!r} has none of the {len(lost)} tensors by name")], 0
     faults = [(f"tensor {one.name}", f"is not in {path.name!r} ({side})") for one in lost]
-    for both, found in files.digests({(n, t): by_name[n, t] for n, t in by_name if n is not None}):
+    for both, found in files.digests(by_name):
         what = "is cut off" if found is None else "differs"
         faults += [
             (f"tensor {one.name}", f"{what} in {path.name!r} ({side})")
@@ -99,6 +93,22 @@ def _against(
             if found != (one.base if side == "base" else one.final)
         ]
     return faults, len(tensors) - len(lost)
+
+
+def _by_name(
+    side: str, files: TensorFiles, tensors: Sequence[CertifiedTensor]
+) -> tuple[dict[tuple[str, str], list[CertifiedTensor]], list[CertifiedTensor]]:
+    """Return tensors by their name in the files and their type, and those that are not there."""
+    # Two layers may begin with the same tensor of a file: each of them is compared.
+    by_name = dict[tuple[str, str], list[CertifiedTensor]]()
+    lost: list[CertifiedTensor] = []
+    for one in tensors:
+        name = _name_in_base(one, files.names) if side == "base" else _name_in_weights(one, files)
+        if name is None:
+            lost.append(one)
+        else:
+            by_name.setdefault((name, one.dtype), []).append(one)
+    return by_name, lost
 
 
 def _strange(path: Path, certificate: Certificate) -> Iterator[tuple[str, str]]:
