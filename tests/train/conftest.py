@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 TORTURE = Path(__file__).parents[1] / "torture"
 
@@ -74,3 +76,15 @@ def two_ranks(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def drawn_images(tmp_path):
+    """Thirty-two images of two classes, below `images`."""
+    draw, paths = np.random.default_rng(0), []
+    for number in range(32):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).save(path)
+        paths.append(path)
+    return paths

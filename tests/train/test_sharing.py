@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
@@ -375,12 +374,8 @@ def answered(run):
     return max(line.get("time/cache_answered", 0) for line in lines)
 
 
-def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, ranks):
-    draw = np.random.default_rng(0)
-    for number in range(32):
-        path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).save(path)
+def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, ranks, drawn_images):
+    for number, path in enumerate(drawn_images):
         if number % 4 < 2:
             path.write_bytes(path.read_bytes()[:60])
     config = written(
