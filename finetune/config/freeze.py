@@ -126,21 +126,23 @@ class FreezeConfig(_Freeze):
         return found
 
 
-class _Method(_Freeze):
+class AnyMethod(_Freeze):
+    """What all methods have in common."""
+
     head: Selectors | None = None
     """The new part of the network, trained from the first phase on; the last module that has parameters if left out."""
     keep_frozen: Selectors = ()
     """Parameters that stay frozen in every phase, such as `[{kind: norm}]`."""
 
 
-class LinearProbe(_Method):
+class LinearProbe(AnyMethod):
     """Only the head trains (feature extraction)."""
 
     method: Literal["linear_probe"]
     """Discriminator."""
 
 
-class LpFt(_Method):
+class LpFt(AnyMethod):
     """First the head alone, then all parameters (Kumar et al. 2022, arXiv 2202.10054)."""
 
     method: Literal["lp_ft"]
@@ -151,7 +153,11 @@ class LpFt(_Method):
     """Learning rate of the second phase, usually a lower one; a tenth of `optimizer.lr` if left out."""
 
 
-class _Stepwise(_Method):
+class MethodByDepth(AnyMethod):
+    """A method that goes by the depth of blocks."""
+
+
+class _Stepwise(MethodByDepth):
     epochs_per_phase: Count = 1
     """Epochs of each phase but the last, which lasts to the end of the run."""
     blocks_per_phase: Count = 1
@@ -174,7 +180,7 @@ class Ulmfit(_Stepwise):
     """Factor between the rates of two neighbouring groups."""
 
 
-class ChainThaw(_Method):
+class ChainThaw(MethodByDepth):
     """Each group alone, first the head and then from the input up; at last all together (Felbo et al. 2017)."""
 
     method: Literal["chain_thaw"]
@@ -186,21 +192,21 @@ class ChainThaw(_Method):
     """Learning rate of all phases but the first; a tenth of `optimizer.lr` if left out."""
 
 
-class Bitfit(_Method):
+class Bitfit(AnyMethod):
     """Only the biases and the head train (Ben Zaken et al. 2021, arXiv 2106.10199)."""
 
     method: Literal["bitfit"]
     """Discriminator."""
 
 
-class NormOnly(_Method):
+class NormOnly(AnyMethod):
     """Only the norms and the head train (Frankle et al. 2021, arXiv 2003.00152)."""
 
     method: Literal["norm_only"]
     """Discriminator."""
 
 
-class TopK(_Method):
+class TopK(MethodByDepth):
     """Only the last blocks and what comes after them is trained."""
 
     method: Literal["top_k"]
@@ -209,7 +215,7 @@ class TopK(_Method):
     """Number of blocks that are trained."""
 
 
-class Freezeout(_Method):
+class Freezeout(MethodByDepth):
     """Groups are frozen from the input up, after their rates have fallen to zero (Brock et al. 2017, arXiv 1706.04983)."""
 
     method: Literal["freezeout"]
@@ -222,7 +228,7 @@ class Freezeout(_Method):
     """Whether a group that is frozen earlier starts with a proportionally higher rate."""
 
 
-class Lisa(_Method):
+class Lisa(MethodByDepth):
     """Every few steps other blocks, drawn at random, train; embeddings, last norm and head train always (Pan et al. 2024, arXiv 2403.17919)."""
 
     method: Literal["lisa"]
@@ -259,7 +265,7 @@ def _form_of_freeze(value: Any) -> str:
     """Return the tag of the form that `freeze` has: a method, or phases written out."""
     if isinstance(value, Mapping):
         return "by method" if "method" in value else "written out"
-    return "by method" if isinstance(value, _Method) else "written out"
+    return "by method" if isinstance(value, AnyMethod) else "written out"
 
 
 def _short_form(value: Any) -> Any:

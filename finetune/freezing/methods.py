@@ -6,6 +6,7 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from finetune.config.freeze import (
+    AnyMethod,
     Bitfit,
     ChainThaw,
     Freeze,
@@ -15,6 +16,7 @@ from finetune.config.freeze import (
     LinearProbe,
     LpFt,
     Method,
+    MethodByDepth,
     NormOnly,
     PhaseConfig,
     PolicyMethod,
@@ -103,19 +105,19 @@ def _phases(  # noqa: C901 - one case for each method
         case LpFt():
             return _lp_ft(method, optimizer, head)
         case Gradual():
-            return _gradual(method, _groups(inventory, head), head)
+            return _gradual(method, _groups(method, inventory), head)
         case Ulmfit():
-            return _ulmfit(method, optimizer, _groups(inventory, head), head)
+            return _ulmfit(method, optimizer, _groups(method, inventory), head)
         case ChainThaw():
-            return _chain_thaw(method, optimizer, _groups(inventory, head), head)
+            return _chain_thaw(method, optimizer, _groups(method, inventory), head)
         case Bitfit():
             return (PhaseConfig(name="biases", train=(ByKind(kind="bias"), *head)),)
         case NormOnly():
             return (PhaseConfig(name="norms", train=(ByKind(kind="norm"), *head)),)
         case TopK():
-            return (_top_k(method, _groups(inventory, head), head),)
+            return (_top_k(method, _groups(method, inventory), head),)
         case Freezeout():
-            return _freezeout(method, optimizer, _groups(inventory, head), head)
+            return _freezeout(method, optimizer, _groups(method, inventory), head)
         case _:
             assert_never(method)
 
@@ -289,7 +291,7 @@ def _freezeout(
     return tuple(phases)
 
 
-def head_of(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
+def head_of(method: AnyMethod, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
     """Return the head as selectors: as given, or the last module that holds parameters."""
     if method.head is not None:
         # Only to refuse a head that takes nothing, with its own key.
@@ -298,13 +300,13 @@ def head_of(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, .
     return (ByName(name=inventory[-1].module or inventory[-1].name),)
 
 
-def _groups(inventory: Sequence[ParamInfo], head: Sequence[Selector]) -> list[tuple[str, ...]]:
+def _groups(method: MethodByDepth, inventory: Sequence[ParamInfo]) -> list[tuple[str, ...]]:
     """Return the groups below the head, the nearest to the output first, as module names.
 
     A group is a block. Parameters behind the last block belong to it, those before the first block
     are a group of their own.
     """
-    in_head = select(head, inventory)
+    in_head = select(head_of(method, inventory), inventory)
     blocks = num_blocks(inventory)
     groups: dict[int, list[str]] = {}
     for param, place in zip(inventory, layer_ids(inventory), strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
+from finetune.config.freeze import FreezeConfig, MethodByDepth
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
 from finetune.config.selectors import ByDepth, Not, Selector
@@ -31,8 +31,6 @@ from finetune.tasks.task import Task
 
 _MANY_TARGETS = 64
 """Samples whose targets are compared with what the network can give."""
-_BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
-"""Methods that freeze by the depth of blocks."""
 
 
 def lints_of_network(
@@ -229,7 +227,7 @@ def _uses_of_depth(config: RunConfig) -> Iterator[tuple[Key, str]]:
                 for place, node in enumerate(getattr(phase, field) or ()):
                     if _is_by_depth(node):
                         yield ("freeze", "phases", number, field, place), "a selector"
-    elif isinstance(freeze, _BY_DEPTH):
+    elif isinstance(freeze, MethodByDepth):
         yield ("freeze", "method"), f"method {freeze.method!r}"
     if config.optimizer.layer_decay is not None:
         yield ("optimizer", "layer_decay"), "layer_decay"

@@ -1,10 +1,12 @@
 """The phases that each method makes, against tables written by hand from the papers."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import TypeAdapter
 from torch import nn
 
-from finetune.config.freeze import Freeze, FreezeConfig
+from finetune.config.freeze import METHODS, Freeze, FreezeConfig, PolicyMethod
 from finetune.config.optim import OptimizerConfig
 from finetune.config.triggers import AfterEpochs, AtFraction, OnPlateau
 from finetune.errors import SelectorError
@@ -67,24 +69,27 @@ def rate_table(*groups):
     return pytest.approx({name: lr for names, lr in groups for name in names})
 
 
+TRAINED = [
+    ("linear_probe", {}, [HEAD]),
+    ("linear_probe", {"head": ["final_norm", "head"]}, [below("final_norm", "head")]),
+    ("lp_ft", {"probe": {"epochs": 2}}, [HEAD, ALL]),
+    ("gradual", {}, [HEAD, HEAD | B3, HEAD | B3 | B2, HEAD | B3 | B2 | B1, ALL - EMBED, ALL]),
+    ("gradual", {"blocks_per_phase": 2}, [HEAD, HEAD | B3 | B2, ALL - EMBED, ALL]),
+    ("gradual", {"blocks_per_phase": 9}, [HEAD, ALL]),
+    ("ulmfit", {}, [HEAD, HEAD | B3, HEAD | B3 | B2, HEAD | B3 | B2 | B1, ALL - EMBED, ALL]),
+    ("chain_thaw", {}, [HEAD, EMBED, B0, B1, B2, B3, ALL]),
+    ("bitfit", {}, [BIASES | HEAD]),
+    ("norm_only", {}, [NORMS | HEAD]),
+    ("top_k", {"blocks": 1}, [B3 | HEAD]),
+    ("top_k", {"blocks": 3}, [B1 | B2 | B3 | HEAD]),
+    ("top_k", {"blocks": 5}, [ALL]),
+    ("freezeout", {}, [ALL, ALL - EMBED, B1 | B2 | B3 | HEAD, B2 | B3 | HEAD, B3 | HEAD, HEAD]),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "more", "trained"),
-    [
-        ("linear_probe", {}, [HEAD]),
-        ("linear_probe", {"head": ["final_norm", "head"]}, [below("final_norm", "head")]),
-        ("lp_ft", {"probe": {"epochs": 2}}, [HEAD, ALL]),
-        ("gradual", {}, [HEAD, HEAD | B3, HEAD | B3 | B2, HEAD | B3 | B2 | B1, ALL - EMBED, ALL]),
-        ("gradual", {"blocks_per_phase": 2}, [HEAD, HEAD | B3 | B2, ALL - EMBED, ALL]),
-        ("gradual", {"blocks_per_phase": 9}, [HEAD, ALL]),
-        ("ulmfit", {}, [HEAD, HEAD | B3, HEAD | B3 | B2, HEAD | B3 | B2 | B1, ALL - EMBED, ALL]),
-        ("chain_thaw", {}, [HEAD, EMBED, B0, B1, B2, B3, ALL]),
-        ("bitfit", {}, [BIASES | HEAD]),
-        ("norm_only", {}, [NORMS | HEAD]),
-        ("top_k", {"blocks": 1}, [B3 | HEAD]),
-        ("top_k", {"blocks": 3}, [B1 | B2 | B3 | HEAD]),
-        ("top_k", {"blocks": 5}, [ALL]),
-        ("freezeout", {}, [ALL, ALL - EMBED, B1 | B2 | B3 | HEAD, B2 | B3 | HEAD, B3 | HEAD, HEAD]),
-    ],
+    TRAINED,
     ids=lambda value: None if isinstance(value, list) else str(value),
 )
 def test_each_phase_trains(method, more, trained):
@@ -283,3 +288,12 @@ def test_a_run_by_the_method_passes_all_its_phases_and_the_proof(small_run, free
     assert len(progress.transitions) == phases - 1
     assert progress.step == 24
     assert all(proof["intact"] for proof in progress.proofs)
+
+
+def test_every_method_has_a_row_in_each_table():
+    """A method that decides while training has a file of its own."""
+    policies = {name for name, node in METHODS.items() if issubclass(node, PolicyMethod)}
+    files = {path.name for path in Path(__file__).parent.iterdir()}
+    assert {f"test_{name}.py" for name in policies} <= files
+    assert {method for method, _, _ in TRAINED} == {*METHODS} - policies
+    assert {freeze["method"] for freeze, _ in RUNNABLE} == {*METHODS} - policies

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune.data.samples import Columns
-from finetune.data.steps.augmenting import MaskTokens, SpecAugment
 from finetune.data.steps.fitted_steps import FittedStep
 from finetune.data.steps.learnt import Learnt
 from finetune.data.steps.pipeline import TokenKeeping, at_once, mapped, typed_columns
-from finetune.data.steps.tokenizing import Tokenize
-from finetune.data.steps.transforms import Imported, PlannedStep, Stack
-from finetune.data.steps.vision import Vision
+from finetune.data.steps.transforms import Imported, PlannedStep, Stack, taken_by
 from finetune.data.table import DECODED, Table
 from finetune.errors import DataError
 
@@ -100,7 +97,7 @@ def as_in_training(
 def _after(each: PlannedStep, columns: Columns, table: Table) -> Columns:
     """Return the columns after a step, without those that only a fetch can make."""
     step = each.step
-    taken = _taken(step)
+    taken = taken_by(step)
     if isinstance(step, Stack) and columns.keys() >= {*step.columns}:
         return at_once(table, columns, [step], TokenKeeping(None, None))[0]
     if taken is not None:
@@ -110,18 +107,6 @@ def _after(each: PlannedStep, columns: Columns, table: Table) -> Columns:
     if each.random or not is_whole or any(isinstance(c, DECODED) for c in columns.values()):
         return {}
     return mapped(table, columns, [step])
-
-
-def _taken(step: object) -> set[str] | None:
-    """Return the columns that a step takes; None for a step of the user's own."""
-    match step:
-        case Stack() | Tokenize():
-            return set(step.columns)
-        case Vision():
-            return {step.column, *step.along}
-        case MaskTokens() | SpecAugment():
-            return {step.column}
-    return None
 
 
 def _refuse_changed(step: FittedStep, columns: Columns, before: Sequence[PlannedStep]) -> None:

@@ -6,7 +6,7 @@ is `str`, and an image from a file is a `PIL.Image`.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
 from torch import Tensor
@@ -52,23 +52,6 @@ from finetune.models.preprocessing import ImagePreprocessing, Preprocessing
 
 Origins = dict[str, str]
 """Names of columns, each with words on where it comes from."""
-
-
-class Step(Protocol):
-    """One step from a raw sample towards what the network takes."""
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Return the transformed sample; `sample` itself is not changed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """A step, whether two calls on one sample may differ, and what it was made from."""
-
-    step: Step
-    random: bool
-    node: Transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +110,19 @@ class Imported:
                 key=self.key,
             )
         return dict(result)
+
+
+Step = Stack | Tokenize | Vision | MaskTokens | SpecAugment | FittedStep | Imported
+"""One step from a raw sample towards what the network takes; the sample itself is not changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step, whether two calls on one sample may differ, and what it was made from."""
+
+    step: Step
+    random: bool
+    node: Transform
 
 
 def plan_steps(
@@ -311,7 +307,18 @@ def _effect(step: Step) -> _Effect | None:
             # Each column keeps its place: `stack` without names takes them in this order.
             parts = tuple(((name,), step.given(name)) for name in step.columns)
             return _Effect(step.node.type, parts)
-    return None
+        case Imported():
+            return None
+        case _:
+            assert_never(step)
+
+
+def taken_by(step: Step) -> set[str] | None:
+    """Return the columns that a step takes; None for a step of the user's own."""
+    if (effect := _effect(step)) is None:
+        return None
+    along = step.along if isinstance(step, Vision) else ()
+    return {name for taken, _ in effect.parts for name in (*taken, *along)}
 
 
 def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | None:
