@@ -101,5 +101,4 @@ def test_every_extra_has_a_use_that_shows_that_it_works(monkeypatch):
 def test_only_one_line_that_names_the_extra_is_a_refusal(stderr, code, named, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     check = importlib.import_module("check_extras")
-    done = subprocess.CompletedProcess([], code, "", stderr)
-    assert check._refusal("finetune export", done).names == named
+    assert check._refusal("finetune export", code, stderr).names == named

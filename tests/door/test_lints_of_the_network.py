@@ -386,11 +386,12 @@ def test_the_first_token_of_a_decoder_is_told_and_that_of_an_encoder_is_not(
 BY_DEPTH = [
     {"freeze": [{"depth": "0:1"}]},
     {"freeze": {"method": "top_k", "blocks": 1}},
+    {"freeze": {"method": "lisa", "blocks": 1, "period": 1}},
     {"optimizer": {"type": "SGD", "lr": 0.1, "layer_decay": 0.9}},
 ]
 
 
-@pytest.mark.parametrize("by_depth", BY_DEPTH, ids=["selector", "method", "decay"])
+@pytest.mark.parametrize("by_depth", BY_DEPTH, ids=["selector", "method", "policy", "decay"])
 def test_depth_on_layers_that_are_shared_is_told(lints, texts, albert, bert, by_depth):
     layers = transformer(albert, "mean"), HEAD
     [line] = lints(*layers, data=texts, task=CLASSIFY, **by_depth)
