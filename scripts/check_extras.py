@@ -153,10 +153,10 @@ def _link_shared(shared: Path) -> None:
         for each in map(Requirement, asked):
             is_asked = each.marker is None or any(map(each.marker.evaluate, environments))
             wanted += [each] * is_asked
-    for each in found:
-        for top in {file.parts[0] for file in each.files or ()} - {"..", "__pycache__"}:
+    for package in found:
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             with contextlib.suppress(FileExistsError):  # several packages share a folder
-                (shared / top).symlink_to(Path(str(each.locate_file(top))).resolve())
+                (shared / top).symlink_to(Path(str(package.locate_file(top))).resolve())
 
 
 def _failures(extra: str, wheel: Path, shared: Path, folder: Path) -> list[str]:
