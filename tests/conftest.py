@@ -53,6 +53,18 @@ def proxies_of_the_test(monkeypatch):
     monkeypatch.setattr("urllib.request._opener", None)
 
 
+@pytest.fixture
+def always(monkeypatch):
+    """Let the activation cache be used however little it would save.
+
+    What it saves is measured: on a busy machine the small networks of the tests save nothing.
+    """
+    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
+    for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
+        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
+
+
 class Outcome(NamedTuple):
     """What a shell shows of a command."""
 

@@ -16,15 +16,6 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def always(monkeypatch):
-    """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
-    for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
-
-
-@pytest.fixture
 def odd_runs(runs, always, tmp_path):
     """Train a sly network with and without a stored prefix; both must end with the same bits."""
 

@@ -122,10 +122,7 @@ def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatc
     assert phase["costs"]["storing"]["flops_per_step"] < phase["costs"]["flops_per_step"]
 
 
-def test_a_plan_tells_which_prefixes_are_stored_on_the_way(finetune, blocks, monkeypatch):
-    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
-    for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
+def test_a_plan_tells_which_prefixes_are_stored_on_the_way(finetune, blocks, always):
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     notes = [line for line in shown if "the prefix ends with" in line]

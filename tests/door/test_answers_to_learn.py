@@ -328,7 +328,9 @@ def test_micro_batches_change_the_weights_by_rounding_alone(config, head, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_frozen_network_is_proven_and_stored_without_a_change_of_a_bit(config, head, tmp_path):
+def test_a_frozen_network_is_proven_and_stored_without_a_change_of_a_bit(
+    config, head, tmp_path, always
+):
     rows = [(question, context, "", "") for question, context, *_ in ROWS]
     ends = []
     for cache in ("off", "auto"):

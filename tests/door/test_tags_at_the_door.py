@@ -212,7 +212,7 @@ def test_an_evaluation_of_a_file_gives_the_figures_of_its_rows(config, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_cached_run_ends_with_the_bits_of_one_without_cache(config, tmp_path):
+def test_a_cached_run_ends_with_the_bits_of_one_without_cache(config, tmp_path, always):
     rows, train = drawn(300), {"epochs": 4, "batch_size": 8}
     plain = trained(config(rows=rows, train=train), tmp_path / "plain")
     cached = trained(config(rows=rows, train=train, cache="auto"), tmp_path / "cached")

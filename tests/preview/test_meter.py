@@ -21,15 +21,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def always(monkeypatch):
-    """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
-    for name in ("_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
-
-
 class Stack(nn.Module):
     """Twelve equal blocks between an embedding and a head that cost next to nothing."""
 

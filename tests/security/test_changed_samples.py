@@ -34,15 +34,11 @@ class Said(Tracker):
 
 
 @pytest.fixture(autouse=True, params=[512 << 20, 0], ids=["read at the start", "listed"])
-def always(monkeypatch, tmp_path, request):
-    """Let a store be used however little it would save, and files be known however small."""
+def known_files(always, monkeypatch, tmp_path, request):
+    """Let the cache be used however little it would save, and files be known however small."""
     limit = "finetune.data.identify.identified_files._READ_AT_START_BYTES"
     monkeypatch.setattr(limit, request.param)
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
-    for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
     monkeypatch.setattr("finetune.data.hashes.known_files._LEAST_BYTES", 0)
     monkeypatch.setattr("finetune.data.hashes.contents._RACY_NS", -(10**12))
 

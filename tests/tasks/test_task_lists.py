@@ -279,7 +279,7 @@ def _of_test(figures):
 
 
 @pytest.mark.slow
-def test_a_frozen_body_is_cached_and_the_run_ends_bit_identical(pets):
+def test_a_frozen_body_is_cached_and_the_run_ends_bit_identical(pets, always):
     path = pets(freeze=["body"])
     cached = trained(path, "cached")
     plain = trained(path, "plain", **{"cache.use": "off"})

@@ -259,7 +259,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(runs
 
 
 def test_a_store_on_a_disk_that_fills_up_keeps_its_rows_and_the_run_goes_on(
-    runs, small_disk, tmp_path, monkeypatch
+    runs, small_disk, tmp_path, monkeypatch, always
 ):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     stored = runs.build(tmp_path / "stored", **STORING)

@@ -348,7 +348,8 @@ def test_a_run_with_lisa_goes_on_with_two_processes_and_then_with_one(
 def test_two_processes_fill_one_store_and_read_what_the_other_stored(
     tmp_path, ranks, command_line, monkeypatch
 ):
-    wide = [{"name": f"wide{n}", "type": "Linear", "out_features": 512} for n in range(2)]
+    # Wide enough that caching saves time on a busy machine too.
+    wide = [{"name": f"wide{n}", "type": "Linear", "out_features": 1024} for n in range(3)]
     changes = {
         "model": {"layers": [*wide, BASE["model"]["layers"][-1]]},
         "freeze": {"phases": [{"name": "head", "train": ["head"]}]},
