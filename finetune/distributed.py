@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
@@ -19,14 +18,13 @@ from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
 from finetune.process import skip_teardown
+from finetune.which_rank import Ranks
 
 _TIMEOUT_S = 1800.0
 """Seconds that a process waits for the others, if the config has no limit: longer than any part of
 a run that one process does alone, such as hashing files or writing a report."""
 _MIXED = "mixed torch.Tensor and DTensor"
 """Part of what torch raises if a sharded parameter meets a whole tensor."""
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables by which torchrun tells a process which one it is."""
 
 
 class RankLostError(FinetuneError):
@@ -34,62 +32,6 @@ class RankLostError(FinetuneError):
 
     is_between_steps: bool = False
     """Whether it was told before a step, so that this process holds what the last step has made."""
-
-
-class RankFaultError(FinetuneError):
-    """An error of a process that is not the first one: its text names the rank."""
-
-    def __init__(self, rank: int, error: FinetuneError) -> None:
-        super().__init__(error.message)
-        self.exit_code = error.exit_code
-        self._text = f"rank {rank}: {error}"
-
-    def __str__(self) -> str:
-        return self._text
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """Which of the processes of a run this is."""
-
-    rank: int = 0
-    """Its number over all machines, from 0."""
-    world: int = 1
-    """Number of processes of the run."""
-    local_rank: int = 0
-    """Its number on this machine, from 0; also the number of its GPU."""
-
-    @classmethod
-    def of_environment(cls) -> Self:
-        """Return what torchrun says of this process; a process that it did not start is alone.
-
-        Raises:
-            FinetuneError: a variable of torchrun holds no number.
-        """
-        if not all(os.environ.get(name) for name in _NAMES):
-            return cls()
-        rank, world, local = (os.environ[name] for name in _NAMES[:3])
-        try:
-            return cls(int(rank), int(world), int(local))
-        except ValueError as error:
-            raise FinetuneError(
-                f"RANK {rank!r}, WORLD_SIZE {world!r} and LOCAL_RANK {local!r} must be numbers",
-                hint="torchrun sets them; without torchrun, unset them",
-            ) from error
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes the run folder and speaks to the user."""
-        return self.rank == 0
-
-    @property
-    def is_several(self) -> bool:
-        """Whether the run has other processes."""
-        return self.world > 1
-
-
-ALONE = Ranks()
-"""The single process of a run."""
 
 
 class Link:
@@ -238,23 +180,6 @@ def _disconnect() -> None:
     dist = torch.distributed
     if dist.is_initialized() and dist.get_backend() == "gloo" and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
-
-
-@contextmanager
-def rank_named() -> Iterator[None]:
-    """Let errors of the block name the rank, in a process that is not the first one."""
-    ranks = Ranks.of_environment()
-    try:
-        yield
-    except FinetuneError as error:
-        if ranks.is_first:
-            raise
-        raise RankFaultError(ranks.rank, error) from error
-    except Exception as error:
-        if not ranks.is_first:
-            # A bug: its traceback ends with this line.
-            error.add_note(f"rank {ranks.rank}")
-        raise
 
 
 def shard(model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]) -> None:

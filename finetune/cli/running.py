@@ -49,13 +49,13 @@ def train_command(
     with results():
         # torch takes seconds to load: a config that is wrong fails before that
         with loading():
-            from finetune.distributed import Ranks, rank_named
             from finetune.terminal import console_for
             from finetune.tracking.live_view import waiting
             from finetune.train.build import located
             from finetune.train.checkpoints.resuming import can_go_on
             from finetune.train.stopping import leaving_at_once
             from finetune.train.wire import build_trainer
+            from finetune.which_rank import Ranks, rank_named
 
         # While it is built there is nothing to save: a signal ends it at once, with a code that
         # tells whether a checkpoint is there to resume from.

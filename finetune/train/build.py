@@ -17,7 +17,6 @@ from finetune.data.parts.drawn import drawn
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.steps.learnt import num_positions
 from finetune.data.steps.tokens import TokenStore
-from finetune.distributed import ALONE, Ranks
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.lints import Lint
@@ -48,6 +47,7 @@ from finetune.train.precision import Precision
 from finetune.train.ranks.rank_settings import device_of_rank, refuse_unshared, shared_settings
 from finetune.train.rules import with_main_metric, wrong_rules
 from finetune.train.timeline import steps_of_epoch
+from finetune.which_rank import ALONE, Ranks
 
 
 def build_parts(

@@ -13,7 +13,6 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples, seed_for
 from finetune.data.loading.mixing import Mixing
 from finetune.data.loading.named_rows import name_row
-from finetune.distributed import Ranks
 from finetune.errors import ModelError
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
@@ -27,6 +26,7 @@ from finetune.train.precision import Precision
 from finetune.train.shown.reporting import Reporter, StepStats
 from finetune.train.step_figures import StepMeter
 from finetune.train.timeline import Timeline
+from finetune.which_rank import Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,10 @@
 import pytest
 
 from finetune.config.train import TrainConfig
-from finetune.distributed import ALONE, Ranks, rank_named
 from finetune.errors import DataError, FinetuneError
 from finetune.train.build import build_parts
 from finetune.train.ranks.rank_settings import shared_settings
+from finetune.which_rank import ALONE, Ranks, rank_named
 
 TOLD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "::1", "MASTER_PORT": "1"}
 

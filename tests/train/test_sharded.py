@@ -8,11 +8,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from finetune.distributed import Link, Ranks
+from finetune.distributed import Link
 from finetune.errors import FinetuneError
 from finetune.tracking.json_lines import read_metrics
 from finetune.train.build import build_parts
 from finetune.train.ranks.shard_settings import refuse_unsharded, wants_shards
+from finetune.which_rank import Ranks
 
 LAYERS = [
     {"name": "body", "type": "Linear", "out_features": 7},

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune.cli.plans import preview
-from finetune.distributed import ALONE, Link, Ranks
+from finetune.distributed import Link
 from finetune.errors import FinetuneError, ModelError
 from finetune.train.ranks.rank_settings import refuse_unshared
 from finetune.train.ranks.synced_norm import SyncedNorms, _OverRanks
+from finetune.which_rank import ALONE, Ranks
 
 SHAPES = [(6, 3), (6, 3, 5), (4, 3, 2, 5)]
 

@@ -7,9 +7,9 @@ import torch
 from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
 from finetune.config.transform_keys import Mix
-from finetune.distributed import Ranks
 from finetune.errors import Faults, FinetuneError, named
 from finetune.tasks.task import Task
+from finetune.which_rank import Ranks
 
 
 def shared_settings(settings: TrainConfig, ranks: Ranks) -> TrainConfig:

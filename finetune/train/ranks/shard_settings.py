@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from finetune.config.run import RunConfig
-from finetune.distributed import Link, Ranks
+from finetune.distributed import Link
 from finetune.errors import Faults, FinetuneError
 from finetune.freezing.plan import Phase
 from finetune.process import available_memory_bytes
@@ -17,6 +17,7 @@ from finetune.train.precision import Precision
 from finetune.train.ranks.alike import Alike
 from finetune.train.ranks.shards import Shards
 from finetune.train.sizes import TensorSize, optimizer_state
+from finetune.which_rank import Ranks
 
 _ELEMENTWISE = frozenset(
     ["ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]

@@ -14,11 +14,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from finetune.distributed import ALONE, Link, is_sharded, own_part, part_like, shard, whole_like
+from finetune.distributed import Link, is_sharded, own_part, part_like, shard, whole_like
 from finetune.errors import named
 from finetune.freezing.rows import rows_of
 from finetune.models.inventory import ParamInfo
 from finetune.train.ranks.shard_units import blocks_of, read_from_outside
+from finetune.which_rank import ALONE
 
 
 @dataclass(slots=True)
