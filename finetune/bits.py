@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,8 @@ def fingerprint(tensor: Tensor) -> str:
         digest.update(f"{tensor.layout}{[tuple(part.shape) for part in parts]}".encode())
     for part in parts:
         raw = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
+        # Not `raw.numpy()`: its tensor could never be resized, as torch does with gathered weights.
+        digest.update(np.from_dlpack(raw).data)
     return digest.hexdigest()
 
 

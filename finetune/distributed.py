@@ -17,6 +17,7 @@ from safetensors.torch import load, save as packed
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
+from finetune.gathering import Unit
 from finetune.process import skip_teardown
 from finetune.which_rank import Ranks
 
@@ -182,7 +183,9 @@ def _disconnect() -> None:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]) -> None:
+def shard(
+    model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]
+) -> list[Unit]:
     """Leave each rank a part of each parameter; units and model gather theirs for their passes.
 
     Gradients are summed over the ranks, not averaged. torch follows `requires_grad` from pass to
@@ -200,12 +203,15 @@ def shard(model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Para
     device = next(model.parameters()).device
     with _lost():
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for module in (*units, model):
+
+    def shard_it(module: nn.Module) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept))
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
         # gloo cannot scale as it adds, and a factor of one needs no scaling.
         module.set_force_sum_reduction_for_comms(True)
+
+    return [Unit(module, shard_it) for module in (*units, model)]
 
 
 def is_sharded(tensor: Tensor) -> bool:

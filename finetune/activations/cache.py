@@ -98,6 +98,7 @@ class ActivationCache:
         found = find_estimate(self._model, self._use, epochs=epochs)
         if not is_off:
             self._choose(found, thaws)
+            self._settle_together()
         is_cached = isinstance(self.now, CachedForward)
         # Also where caching does not pay: a decision about speed must not change bits.
         if isinstance(found, Estimate) and self.is_boundary_needed and not is_cached:
@@ -131,6 +132,11 @@ class ActivationCache:
         if isinstance(found, str):
             self._use.tell(f"activation cache: {found}")
             return
+        with self._use.together.whole():
+            self._store_what_pays(found, thaws)
+
+    def _store_what_pays(self, found: Estimate, thaws: Sequence[Coming]) -> None:
+        """Open stores for the prefix that was found and for those of later phases, if it pays."""
         try:
             # Looked at first: whether it pays depends on what a run before has stored.
             own = self._planned(found, facts_at(self._model, found.boundary, self._use))
@@ -143,6 +149,19 @@ class ActivationCache:
                 self._store(planned)
         except StoreError as error:
             self._use.tell(f"activation cache: not stored: {error.in_one_line}")
+
+    def _settle_together(self) -> None:
+        """Cache nothing if another process that shares the weights caches nothing or otherwise."""
+        together = self._use.together
+        if not together.is_on:
+            return
+        cached = self.now if isinstance(self.now, CachedForward) else None
+        # The first 48 bits of the key: as many as a double holds for sure.
+        own = 0.0 if cached is None else float(int(key_of(cached.facts)[:12], 16))
+        (first,) = together.of_first([own])
+        if not together.all_claim([own == first])[0] and cached is not None:
+            self.leave()
+            self._use.tell("activation cache: not stored, another process cannot store the same")
 
     def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
         if not (self._use.splits["train"].is_identified or found.pays):
@@ -157,7 +176,7 @@ class ActivationCache:
         # Each process has measured other times. If one cached and another one did not, one of them
         # would wait for the other at every step.
         own = (found.pace.prefix, found.pace.whole, found.trying, found.stored)
-        prefix, whole, trying, stored = self._use.agreed(own)
+        prefix, whole, trying, stored = self._use.together.of_first(own)
         return replace(found, pace=Pace(prefix, whole), trying=trying, stored=stored)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
@@ -230,8 +249,10 @@ class ActivationCache:
             return None
         # Its rows must be equal to those that this phase would compute; modes may have changed.
         if (
+            # Where it answers one process and not another, these wait for each other.
+            self._use.together.is_on
             # From rounded rows other values follow than in a run that begins in this phase.
-            self._rounds_to is not None
+            or self._rounds_to is not None
             or not own.found.boundary.encloses(earlier.boundary)
             or earlier.facts != facts_at(self._model, earlier.boundary, self._use)
         ):
@@ -306,6 +327,7 @@ class ActivationCache:
             seconds=planned.found.pace.prefix,
             tell=self._use.tell,
             inner=inner,
+            together=self._use.together,
         )
 
     def _give_stores(

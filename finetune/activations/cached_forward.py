@@ -21,6 +21,7 @@ from finetune.activations.forward import Statistics, device_of
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache
+from finetune.activations.together import Together, answered_by_all
 from finetune.data.batches import Batch, Samples, Split
 from finetune.data.loading.named_rows import rows_named
 from finetune.store.store import Store, StoreError
@@ -39,6 +40,7 @@ class CachedForward:
         inner: The cache of a boundary closer to the input. If it has the rows of a batch, only the
             modules between the two boundaries run; else its rows are recorded too. It is removed
             and closed with this one.
+        together: The processes of the run.
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class CachedForward:
         seconds: float,
         tell: Callable[[str], None],
         inner: "CachedForward | None" = None,
+        together: Together,
     ) -> None:
         self.model, self.replay, self.facts = runner.model, replay, facts
         # `_run` may be compiled code around the network, `model` is the network itself.
         self.boundary, self._runner, self._run = replay.boundary, runner, runner.run
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
-        self._inner = inner
+        self._inner, self._together = inner, together
         self._splits: dict[str, SplitCache] = {}
         # Measured during the run: the probe used a small batch, which is slower per sample.
         self._seconds_recording, self._num_recorded = 0.0, 0
@@ -142,22 +145,60 @@ class CachedForward:
             return
         view = epoch % samples.views if samples.views else 0
         # For all cuts in advance: the processes that prepare batches must know which ones to make.
-        is_there = [split.has(cut, view) for cut in cuts]
+        agreed = self._agreed(samples, split, cuts, epoch) if self._together.is_on else None
+        is_there = [
+            split.has(cut, view) if agreed is None else agreed[number] is not None
+            for number, cut in enumerate(cuts)
+        ]
         self._tell_notes(split)
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
         made = samples.fetches(missing, epoch, device)
-        for cut, is_stored in zip(cuts, is_there, strict=True):
-            # Checked again: another process may have found a row damaged in the meantime.
-            if is_stored and (rows := split.rows_of(cut, view)) is not None:
+        for number, (cut, is_stored) in enumerate(zip(cuts, is_there, strict=True)):
+            # Checked again: another process may have found a row damaged in the meantime. What all
+            # processes have agreed on stays.
+            rows = agreed[number] if agreed else split.rows_of(cut, view) if is_stored else None
+            if rows is not None:
                 self._statistics.answered += len(cut)
                 batch = samples.fetch(cut, epoch=epoch, blank=self.boundary.unread)
                 yield replace(batch, rows=rows)
                 continue
             batch = samples.fetch(cut, epoch=epoch) if is_stored else next(made)
-            # A trial runs the network, which may raise an error because of a sample.
-            with rows_named(samples, batch):
-                batch = self.decided(batch, samples)
+            if agreed is None:
+                # A trial runs the network, which may raise an error because of a sample.
+                with rows_named(samples, batch):
+                    batch = self.decided(batch, samples)
             yield batch
+
+    def _agreed(
+        self, samples: Samples, split: SplitCache, cuts: Sequence[Tensor], epoch: int
+    ) -> list[Tensor | None]:
+        """Return the row numbers of the batches that are answered in all processes, else None."""
+        untried = {split.name_of(split.shape(cut)): cut for cut in cuts if self._is_new(split, cut)}
+        view = epoch % samples.views if samples.views else 0
+
+        def attempt(cut: Tensor) -> None:
+            batch = samples.fetch(cut, epoch=epoch).to(device_of(self.model))
+            with rows_named(samples, batch):
+                self._attempt(batch, samples)
+
+        return answered_by_all(
+            split, cuts, view, self._together, untried=list(untried.values()), attempt=attempt
+        )
+
+    def _is_new(self, split: SplitCache, cut: Tensor) -> bool:
+        """Tell whether the shape of a batch was never tried, by this cache or an inner one."""
+        if not split.was_tried(cut):
+            return True
+        inner = None if self._inner is None else self._inner._splits.get(split.samples.name)
+        return inner is not None and not inner.is_full and not inner.was_tried(cut)
+
+    def _attempt(self, batch: Batch, samples: Split) -> None:
+        """Try the shape of a batch, in an inner cache too; keep the rows as `decided` does."""
+        found = self._judged(batch, self._splits[samples.name])
+        if self._inner is not None:
+            self._inner._attempt(batch, samples)
+        elif found.rows:
+            self._write(batch, self._splits[samples.name], found.rows)
 
     def decided(self, batch: Batch, samples: Split) -> Batch:
         """Return a whole batch with the numbers of its rows if it will be answered, else as it is.
@@ -264,7 +305,8 @@ class CachedForward:
         """Compute rows for a batch of an inexact shape by a full batch; write and return them."""
         # If a split is always cut in order, its rows are defined by its own batches, not by full
         # ones.
-        is_open = not split.is_full and not split.in_order
+        # Nor do processes that share the weights each run passes of their own.
+        is_open = not split.is_full and not split.in_order and not self._together.is_on
         if not is_open or len(batch) > split.size or split.has(batch.indices, batch.view):
             return {}
         with self._timed(split):
@@ -349,6 +391,7 @@ class CachedForward:
             return
         # A cache of an earlier phase writes no more rows, so a trial would not pay.
         is_exact = not split.is_full and self._judged(batch, split).fault is None
-        numbers = split.rows_of(batch.indices, batch.view)
+        is_alone = not self._together.is_on
+        numbers = split.rows_of(batch.indices, batch.view) if is_alone else None
         with self._around(batch, split, numbers, is_exact=is_exact) as (_, is_helped):
             yield is_helped

@@ -1,6 +1,6 @@
 """Predict what caching the frozen prefix of a phase costs and saves, or why it cannot be cached."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import why_company_decides, with_digests
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
+from finetune.activations.together import Together
 from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
@@ -65,8 +66,8 @@ class Use:
     """Training samples that epochs draw from; None for all of them."""
     num_draws: int | None = None
     """Draws of an epoch; None for one of each sample that it draws from."""
-    agreed: Callable[[Sequence[float]], Sequence[float]] = list
-    """Returns measured figures as the first of several processes has them: all decide alike."""
+    together: Together = field(default_factory=Together)
+    """The processes of the run."""
 
     def size(self, split: str) -> int:
         """Return how many samples of a split the run has."""
@@ -179,7 +180,8 @@ def find_estimate(
     if (why := _why_not_probed(model, use, epochs, anyhow=anyhow)) is not None:
         return why
     assert train.views is not None  # else that was the reason
-    boundary, pace = probed(model, train, use)
+    with use.together.whole():
+        boundary, pace = probed(model, train, use)
     if not boundary.stored:
         why = "; ".join(boundary.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"

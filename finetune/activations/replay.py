@@ -121,7 +121,10 @@ class Replay:
             # Set on the object, not on the class: other modules of that class may be trained.
             self._own[name] = vars(module).get("forward")
             forward = partial(self._forward, name, module.forward)
-            vars(module)["forward"] = _uncompiled(forward)
+            replaced = _uncompiled(forward)
+            # For modules whose weights must be gathered first.
+            vars(replaced)["needs_weights"] = partial(self._runs_next, name)
+            vars(module)["forward"] = replaced
 
     def remove(self) -> None:
         """Restore the `forward` of every module."""
@@ -172,6 +175,13 @@ class Replay:
             yield
         finally:
             self._session = None
+
+    def _runs_next(self, name: str) -> bool:
+        """Tell whether the next call of a module runs the module."""
+        session = self._session
+        if session is None or session.rows is None:
+            return True
+        return (name, session.visits.get(name, 0)) not in self._calls
 
     def _forward(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Any:
         # Outside a session modules run normally: in probes, and when the user's code calls them.

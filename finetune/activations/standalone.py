@@ -17,6 +17,7 @@ from finetune.activations.forward import Statistics
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner
+from finetune.activations.together import Together
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
@@ -178,6 +179,7 @@ class CachedPrefix:
                 statistics=self.statistics,
                 seconds=pace.prefix,
                 tell=self._note,
+                together=Together(),
             )
             undo.callback(prefix.remove)
             # Only samples of the present batch can be recomputed: there is no data set to fetch

@@ -1,5 +1,6 @@
 """Wire the parts of a run into its trainer: the only caller of `Trainer(...)`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -7,9 +8,9 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.activations.estimate import Use
+from finetune.activations.together import Together
 from finetune.config.run import RunConfig
 from finetune.config.train import CheckpointConfig
-from finetune.distributed import Link
 from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprints
@@ -95,11 +96,7 @@ def wire(
         ),
         timeline,
         precision,
-        ActivationCache(
-            config.cache.model_copy(update={"use": "off"}) if shards.is_on else config.cache,
-            model,
-            _cache_use(config, parts, reporter, link),
-        ),
+        ActivationCache(config.cache, model, _cache_use(config, parts, reporter, shards)),
         Average.of(model, plan, parts.training, shards.parts),
         reporter,
         Clock(timeline, _watchdog(config)),
@@ -160,9 +157,15 @@ def _sharing(
     )
 
 
-def _cache_use(config: RunConfig, parts: Parts, reporter: Reporter, link: Link) -> Use:
+def _cache_use(config: RunConfig, parts: Parts, reporter: Reporter, shards: Shards) -> Use:
     """Return what the activation cache must know; the first process decides for all."""
-    return replace(cache_use(config, parts, reporter.message), agreed=link.of_first)
+    link, world = shards.link, shards.link.ranks.world
+
+    def all_claim(claims: Sequence[bool]) -> list[bool]:
+        return [count == world for count in link.totals(list(map(float, claims)))]
+
+    together = Together(shards.is_on, shards.whole_network, all_claim, link.of_first)
+    return replace(cache_use(config, parts, reporter.message), together=together)
 
 
 def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockFigures) -> Stepper:

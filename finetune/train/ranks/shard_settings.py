@@ -85,9 +85,6 @@ def wants_shards(config: RunConfig, parts: Parts, link: Link) -> tuple[bool, lis
         )
     refuse_unsharded(config, ranks, parts.data.order.count)
     lines.append("processes: with fsdp2 the gradients and updates of single blocks are not told")
-    if config.cache.use != "off":
-        # Processes would compute what is not stored yet at other times, and wait for each other.
-        lines.append("processes: with fsdp2 the activation cache is off")
     return True, lines
 
 
@@ -128,8 +125,6 @@ def _unsharded(config: RunConfig, ranks: Ranks, num_samples: int) -> Iterator[Fi
             ("data", "on_error"),
             ddp,
         )
-    if config.cache.views is not None or config.cache.store_dtype is not None:
-        yield _refused("sharded weights do not go with the activation cache", ("cache",), ddp)
     rest = num_samples % settings.batch_size
     if 0 < rest < ranks.world and not settings.drop_last:
         yield _refused(

@@ -7,6 +7,7 @@ whole tensors, whatever the number of ranks.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Self
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from finetune.distributed import Link, is_sharded, own_part, part_like, shard, whole_like
 from finetune.errors import named
 from finetune.freezing.rows import rows_of
+from finetune.gathering import Unit, gathered
 from finetune.models.inventory import ParamInfo
 from finetune.train.ranks.shard_units import blocks_of, read_from_outside
 from finetune.which_rank import ALONE
@@ -33,8 +35,12 @@ class Shards:
     """What this rank holds of each that trains in some phase; the optimizer steps these."""
     lines: tuple[str, ...] = ()
     """Lines for the user."""
+    units: Sequence[Unit] = ()
+    """The modules that gather their parameters, the network itself among them."""
     _wholes: dict[str, nn.Parameter] = field(default_factory=dict)
     """The sharded parameters of the network, by the names in `parts`."""
+    _depth: int = field(default=0, init=False)
+    """Number of blocks around the present code in which every rank holds all of the network."""
 
     @classmethod
     def of(
@@ -62,7 +68,7 @@ class Shards:
         read = [name for name, count in zip(blocks, told, strict=True) if count]
         units = {name: block for name, block in blocks.items() if name not in read}
         parameters = dict(model.named_parameters())
-        shard(model, list(units.values()), [parameters[name] for name in kept])
+        sharded = shard(model, list(units.values()), [parameters[name] for name in kept])
         wholes = {n: one for n, one in model.named_parameters() if is_sharded(one)}
         lines = [
             f"processes: {link.ranks.world}, each holds a part of {len(wholes)} parameters; "
@@ -79,12 +85,22 @@ class Shards:
         ever = {name: wholes[name] for name in trained if name in wholes}
         # Of the same memory: an update of the part is one of what the network gathers.
         parts = {name: nn.Parameter(own_part(one)) for name, one in ever.items()}
-        return cls(link, tuple(wholes), parts, tuple(lines), ever)
+        return cls(link, tuple(wholes), parts, tuple(lines), sharded, ever)
 
     @property
     def is_on(self) -> bool:
         """Whether the run shards."""
         return bool(self.names)
+
+    @contextmanager
+    def whole_network(self) -> Iterator[None]:
+        """Let every rank hold all of the network in the block, which all ranks enter together."""
+        self._depth += 1
+        try:
+            with gathered(self.units if self._depth == 1 else ()):
+                yield
+        finally:
+            self._depth -= 1
 
     @property
     def is_writer(self) -> bool:
