@@ -170,10 +170,9 @@ def test_auto_shards_where_memory_is_short_and_then_refuses_what_does_not_go(tmp
         ({"train": {"batch_size": 5}}, "has 1 of 16 samples"),
         ({"train": {"compile": True}}, "a compiled network is not sharded"),
         ({"train": {"precision": "float16"}}, "the loss scale of float16"),
-        ({"cache": {"store_dtype": "bfloat16"}}, "do not go with the activation cache"),
         ({"data": {"source": {"type": "random"}, "on_error": "skip"}}, "leave the other processes"),
     ],
-    ids=["optimizer", "last step", "compile", "float16", "cache", "skipped samples"],
+    ids=["optimizer", "last step", "compile", "float16", "skipped samples"],
 )
 def test_what_sharded_weights_do_not_go_with_is_refused(small_config, changes, reason):
     train = {"steps": 2, "batch_size": 8, "parallel": "fsdp2"} | changes.get("train", {})
