@@ -17,7 +17,7 @@ from safetensors.torch import load, save as packed
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
-from finetune.gathering import Unit
+from finetune.gathering import GatheredModule
 from finetune.process import skip_teardown
 from finetune.which_rank import Ranks
 
@@ -185,7 +185,7 @@ def _disconnect() -> None:
 
 def shard(
     model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]
-) -> list[Unit]:
+) -> list[GatheredModule]:
     """Leave each rank a part of each parameter; units and model gather theirs for their passes.
 
     Gradients are summed over the ranks, not averaged. torch follows `requires_grad` from pass to
@@ -211,7 +211,7 @@ def shard(
         # gloo cannot scale as it adds, and a factor of one needs no scaling.
         module.set_force_sum_reduction_for_comms(True)
 
-    return [Unit(module, shard_it) for module in (*units, model)]
+    return [GatheredModule(module, shard_it) for module in (*units, model)]
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-class Unit:
+class GatheredModule:
     """A module that gathers its sharded parameters when it is called, and gives them back.
 
     It gathers nothing for calls that need no weights: a replaced `forward` tells so by its
@@ -73,7 +73,7 @@ class Unit:
 
 
 @contextmanager
-def gathered(units: Sequence[Unit]) -> Iterator[None]:
+def gathered(units: Sequence[GatheredModule]) -> Iterator[None]:
     """Let every rank hold all parameters in the block, which all ranks enter together.
 
     No rank waits for another one in the block, whichever passes it runs.

@@ -30,7 +30,7 @@ LAYERS = {
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
     **dict.fromkeys(["outfolder"], 2),
     **dict.fromkeys(["block_names", "config", "counting", "importing", "pictures", "preserved"], 2),
-    **dict.fromkeys(["module_calls"], 2),
+    **dict.fromkeys(["gathering", "module_calls", "which_rank"], 2),
     **dict.fromkeys(["models", "distributed", "optim", "store"], 3),
     **dict.fromkeys(["freezing", "data", "tracking"], 4),
     **dict.fromkeys(["activations", "runs", "tasks"], 5),

@@ -98,7 +98,8 @@ class ActivationCache:
         found = find_estimate(self._model, self._use, epochs=epochs)
         if not is_off:
             self._choose(found, thaws)
-            self._settle_together()
+            if self._use.together.is_on:
+                self._settle_together()
         is_cached = isinstance(self.now, CachedForward)
         # Also where caching does not pay: a decision about speed must not change bits.
         if isinstance(found, Estimate) and self.is_boundary_needed and not is_cached:
@@ -153,8 +154,6 @@ class ActivationCache:
     def _settle_together(self) -> None:
         """Cache nothing if another process that shares the weights caches nothing or otherwise."""
         together = self._use.together
-        if not together.is_on:
-            return
         cached = self.now if isinstance(self.now, CachedForward) else None
         # The first 48 bits of the key: as many as a double holds for sure.
         own = 0.0 if cached is None else float(int(key_of(cached.facts)[:12], 16))

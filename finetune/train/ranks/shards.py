@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from finetune.distributed import Link, is_sharded, own_part, part_like, shard, whole_like
 from finetune.errors import named
 from finetune.freezing.rows import rows_of
-from finetune.gathering import Unit, gathered
+from finetune.gathering import GatheredModule, gathered
 from finetune.models.inventory import ParamInfo
 from finetune.train.ranks.shard_units import blocks_of, read_from_outside
 from finetune.which_rank import ALONE
@@ -35,7 +35,7 @@ class Shards:
     """What this rank holds of each that trains in some phase; the optimizer steps these."""
     lines: tuple[str, ...] = ()
     """Lines for the user."""
-    units: Sequence[Unit] = ()
+    units: Sequence[GatheredModule] = ()
     """The modules that gather their parameters, the network itself among them."""
     _wholes: dict[str, nn.Parameter] = field(default_factory=dict)
     """The sharded parameters of the network, by the names in `parts`."""
