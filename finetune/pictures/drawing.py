@@ -284,9 +284,15 @@ def as_png(pixels: np.ndarray, *, compress_level: int = 9) -> bytes:
 
 
 def _encoded(image: Image.Image, compress_level: int = 3) -> bytes:
-    file = BytesIO()
-    image.save(file, format="PNG", compress_level=compress_level)
+    file = _PngFile()
+    image.save(file, compress_level=compress_level)
     return file.getvalue()
+
+
+class _PngFile(BytesIO):
+    """Bytes that Pillow takes for a file: for a format by its name it would load five of them."""
+
+    name = "picture.png"
 
 
 def _of_theme(colour: str) -> str:

@@ -64,7 +64,8 @@ def draw_samples(samples: Sequence[ShownSample], heading: str) -> Picture:
     samples = samples[:MOST_SHOWN]
     if any(sample.pixels for sample in samples):
         return _grid(samples, heading)
-    return _column(samples, heading)
+    # A text takes the height of a row of images: twelve would be five screens.
+    return _column(samples[: MOST_SHOWN // 2], heading)
 
 
 def colours_of_classes(mask: np.ndarray, count: int) -> np.ndarray:

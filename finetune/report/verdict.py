@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from finetune.report.curves import Curves, PhaseSpan, Points
+from finetune.report.curves import Curves, Points
 from finetune.runs.run_record import RunRecord
 from finetune.runs.saved_proof import SavedProof
 
@@ -291,7 +291,10 @@ def _falls_still(losses: Points) -> bool:
 
 
 def _on_phases(facts: VerdictFacts) -> Iterator[str]:
-    """Yield what the later phases have gained over the first one, and at which cost."""
+    """Yield what the later phases have gained over the first one, and in how many steps.
+
+    Steps are counted, so that a machine that was busy for a while changes nothing.
+    """
     record, phases = facts.record, facts.curves.phases
     # A phase may have been planned and never reached, or left at once by its trigger.
     ran = [phase for phase in phases if phase.steps > 0]
@@ -299,16 +302,14 @@ def _on_phases(facts: VerdictFacts) -> Iterator[str]:
     if len(ran) < 2 or record.value is None or not values:
         return
     first = _best_until(values, ran[0].ends, falls=record.falls)
-    times = [_seconds_of(phase, facts.curves) for phase in ran]
-    if first is None or None in times:
+    if first is None:
         return
-    known = [time for time in times if time is not None]
-    gain, ratio = _gain(record, record.value, first), sum(known[1:]) / max(known[0], 1e-9)
+    gain, later = _gain(record, record.value, first), sum(phase.steps for phase in ran[1:])
     word = "gained" if gain > 0 else "lost" if gain < 0 else "gained nothing:"
     amount = f" {figure(abs(gain))}" if gain else ""
     yield (
-        f"Phase {ran[0].name!r} alone reached {figure(first)} in {duration(known[0])}; the later "
-        f"phases {word}{amount} for {ratio:.1f} times its time."
+        f"Phase {ran[0].name!r} alone reached {figure(first)} in {_counted(ran[0].steps, 'step')}; "
+        f"the later phases {word}{amount} in {later:,} more."
     )
 
 
@@ -316,12 +317,6 @@ def _best_until(values: Points, step: int, *, falls: bool) -> float | None:
     """Return the best value up to a step; None without any."""
     seen = [value for at, value in values if at <= step]
     return (min if falls else max)(seen) if seen else None
-
-
-def _seconds_of(phase: PhaseSpan, curves: Curves) -> float | None:
-    """Return about how long the steps of a phase took, from those that were logged."""
-    mean = curves.mean_between("time/step_seconds", phase.begins, phase.ends)
-    return None if mean is None else mean * phase.steps
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """Looking for the prefix holds as little as it can, and no longer than it must."""
 
 import gc
+import time
 import weakref
 
 import pytest
@@ -38,6 +39,29 @@ def test_a_call_may_return_more_tensors_for_more_samples():
     batch = torch.randn(4, 4)
     boundary, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
     assert len(boundary.specs) == 2
+
+
+class Waiting(nn.Module):
+    """Does nothing for a while, as on a machine that is busy with other work."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 8)
+
+    def forward(self, input):
+        time.sleep(0.3)
+        return self.inner(input).tanh()
+
+
+def test_time_that_other_programs_take_is_not_counted_as_saved():
+    """It was multiplied by all samples to come, and hours were promised that no run takes."""
+    model = nn.ModuleDict({"body": Waiting(), "head": nn.Linear(8, 2)})
+    model.forward = lambda input: model["head"](model["body"](input))
+    apply_mask(model, frozenset({"body.inner.weight", "body.inner.bias"}))
+    batch = torch.randn(4, 4)
+    boundary, pace = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
+    assert boundary.stored
+    assert 0 < pace.prefix <= pace.whole < 0.1 / 4
 
 
 class Notes:

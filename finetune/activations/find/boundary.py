@@ -135,7 +135,7 @@ def probe(
         is_right_padded: Whether batches are padded behind the end of samples, and the mask says so.
 
     Returns:
-        The boundary, and the speed of the network in its fastest pass.
+        The boundary, and the speed of the network, from the fastest time of each call.
     """
     with preserved(model, attributes=True):
         first, findings = make_trials(model, batch, mixed, shared)
@@ -145,9 +145,9 @@ def probe(
         boundary, chosen = _boundary(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
     roots = [root.place for root in first.roots]
-    # The fastest pass: slower ones had to wait for memory or for other programs.
+    # The fastest time of each call: slower ones had to wait for memory or for other programs.
     prefix, whole = (
-        min(sum(times[place] for place in places) for times in findings.times)
+        sum(min(times[place] for times in findings.times) for place in places)
         for places in (chosen, roots)
     )
     return boundary, Pace(prefix / size, whole / size)
