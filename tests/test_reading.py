@@ -46,6 +46,13 @@ def test_json_may_be_as_deep_as_the_limit_and_no_deeper():
         parse_json(f"[{deep}]", "x")
 
 
+def test_each_kind_of_bracket_is_a_level_beside_any_other():
+    mixed = '{"a": [1, {"]": ' * (MAX_JSON_DEPTH // 3) + "{}" + "}]}" * (MAX_JSON_DEPTH // 3)
+    assert parse_json(mixed, "x")
+    with pytest.raises(FinetuneError, match=f"deeper than {MAX_JSON_DEPTH} levels"):
+        parse_json(f"[[], {mixed}]", "x")
+
+
 def test_brackets_in_a_text_do_not_count_as_depth():
     assert parse_json(json.dumps(['["{\\' * 100]), "x")
 
