@@ -26,6 +26,9 @@ Run files, checkpoints and curves contain such names, so they must not be secret
 PLACE = "place"
 """Mark for a field, by `Annotated`: its value is the path of a file or folder, see `places.py`."""
 
+AS_WRITTEN = "as written"
+"""Mark for a field, by `Annotated`: its value is text, and a number there stays as it is written."""
+
 
 class Node(BaseModel):
     """A config node: immutable, closed to unknown keys, documented field by field.

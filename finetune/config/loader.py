@@ -14,6 +14,7 @@ from finetune.config.base import faults_of
 from finetune.config.hints import places_of, remark_on
 from finetune.config.merging import Replaced, merge, put
 from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
+from finetune.config.numbers_written import numbers_as_written
 from finetune.config.other_words import REMARKS_AT
 from finetune.config.places import code_folder, find_places
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text
@@ -225,7 +226,7 @@ def _finished(
     path: Path, root: Written, sources: _Sources, trust: Trust, notes: Sequence[str] = ()
 ) -> RunConfig:
     """Return the validated config with its name, places and origin."""
-    root, places = find_places(root, RunConfig)
+    root, places = find_places(numbers_as_written(root, RunConfig), RunConfig)
     config = _validated(root, sources.problems, sources.replaced)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
     # `folder` has been applied to all paths, and is no part of the config's value any more

@@ -81,6 +81,8 @@ def merge(
     if isinstance(above.value, dict) and key == ("freeze",) and is_short(below):
         # `verify` and `modules` go with any form.
         below = _written_out(below)
+    if isinstance(below.value, dict) and key == ("freeze",) and is_short(above):
+        _note_replaced(below, above, [] if replaced is None else replaced, key)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     if _is_another_kind(below, above, section):

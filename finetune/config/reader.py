@@ -199,7 +199,9 @@ class _Reader:
     def _written(self, event: yaml.NodeEvent, key: Key, depth: int) -> Written:
         """Return the scalar, mapping or list that begins with an event."""
         if isinstance(event, yaml.ScalarEvent):
-            return self._at(event, self._scalar(event, key))
+            written = self._at(event, self._scalar(event, key))
+            is_number = type(written.value) in (int, float)
+            return replace(written, number=event.value) if is_number else written
         if isinstance(event, yaml.MappingStartEvent):
             return self._at(event, self._mapping(key, depth))
         return self._at(event, self._sequence(key, depth))

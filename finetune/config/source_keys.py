@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from finetune.config.audio_keys import AudioKeys
-from finetune.config.base import PLACE, PUBLIC, Node, refuse
+from finetune.config.base import AS_WRITTEN, PLACE, PUBLIC, Node, refuse
 from finetune.config.bounds import MAX_DIGITS, Arguments, Count, Seed
 from finetune.config.expressions import Expression
 from finetune.config.image_keys import ImageKeys
@@ -29,7 +29,7 @@ class NamingSource(_FileSource):
 
 
 def _as_cell(value: Any) -> Any:
-    """Return a number as text: YAML reads an unquoted -999 so, and cells are compared as text."""
+    """Return a number as text, for a config made in Python; in a file it stays as written."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
 
@@ -39,7 +39,7 @@ class TableSource(NamingSource, ImageKeys, AudioKeys):
 
     folder: Annotated[str | None, PLACE] = None
     """Folder that names of files in the table are relative to; that of the table if left out."""
-    missing: Names = ()
+    missing: Annotated[Names, AS_WRITTEN] = ()
     """Cells that mean no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is never a number or a label."""
 
     @field_validator("missing", mode="before")

@@ -21,12 +21,14 @@ class Written:
         file: The file; None for an override.
         line: Line of the value, or of its key if it has one, from 1; None for an override.
         raw: The text as written, if environment variables were put into it.
+        number: The characters of a number, such as `1.50`.
     """
 
     value: "Scalar | dict[str, Written] | list[Written]"
     file: Path | None = None
     line: int | None = None
     raw: str | None = None
+    number: str | None = None
 
     def entry(self, step: str | int) -> "Written | None":
         """Return the value at a key of a mapping or a position of a list, or None."""

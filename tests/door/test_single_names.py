@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune.config.dumping import dump_config
 from finetune.config.editor_schema import editor_schema
 from finetune.config.loader import load_config
 from finetune.config.schema import schema
@@ -55,6 +56,17 @@ def test_a_phase_takes_a_single_selector(config_file, phase):
 def test_a_single_cell_that_means_no_value_may_be_a_number(config_file):
     source = load_config(config_file, ["data.source.missing=-999"]).data.source
     assert source.missing == ("-999",)
+
+
+@pytest.mark.parametrize("cell", ["1.50", "-999", "007", "1e3", "+5", "0.10"])
+def test_a_number_that_stands_for_a_missing_cell_stays_as_it_is_written(config_file, cell):
+    """Cells are compared letter by letter: `1.5` would not find `1.50`."""
+    config = load_config(config_file, [f"data.source.missing=[{cell}, '?']"])
+    assert config.data.source.missing == (cell, "?")
+    again = config_file.with_name("again.yaml")
+    again.write_text(dump_config(config))
+    assert load_config(again).data.source.missing == (cell, "?")
+    assert load_config(config_file, [f"data.source.missing={cell}"]).data.source.missing == (cell,)
 
 
 def test_a_fault_of_a_single_selector_is_told_at_its_key(fault):
