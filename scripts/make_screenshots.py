@@ -68,7 +68,7 @@ def photograph_reports(browser: Any, runs: list[Path], scratch: Path) -> None:
     """Keep the page about one run at the width of a desk and of a phone, and that of three."""
     for name, shown, width, height, part in (
         ("report_one", runs[:1], 1440, 900, None),
-        ("report_pictures", runs[:1], 1000, 900, ".pictures"),
+        ("report_pictures", runs[:1], 1440, 900, ".pictures"),
         ("report_phone", runs[:1], 390, 844, None),
         ("report_three", runs, 1440, 900, None),
     ):

@@ -108,6 +108,40 @@ def test_twelve_runs_are_side_by_side_and_sorted_by_a_click(plant, opened, width
     assert (page.errors, page.requests) == ([], [])
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_stranger_reads_from_the_page_which_of_three_runs_is_best_and_why(plant, opened, width):
+    steps = range(10, 101, 10)
+    falls = {step: 10 / step for step in steps}
+    rises = {step: 0.2 + abs(step - 30) / 50 for step in steps}
+    good = {"train/loss": falls, "validation/loss": falls}
+    overfit = {"train/loss": {step: 1e-3 for step in steps}, "validation/loss": rises}
+    runs = [
+        plant("overfit", overfit | {"validation/accuracy": dict.fromkeys(steps, 0.8)}),
+        plant(
+            "wild",
+            {"train/loss": {1: 2.0, 2: 3e30}},
+            status="failed",
+            reason="the loss is nan in step 3",
+            config={"optimizer": {"type": "SGD", "lr": 1e30}},
+        ),
+        plant("good", good | {"validation/accuracy": dict.fromkeys(steps, 0.97)}),
+    ]
+    page = opened(render_page(runs), width)
+    rows = page.locator("table.sortable tbody tr")
+    assert rows.locator("th").all_inner_texts() == ["good", "overfit", "wild"]
+    assert rows.locator(".tone").all_inner_texts() == ["done", "done", "failed"]
+    best = " ".join(rows.first.inner_text().split())
+    # Which is best, how long it took, what was frozen in it, and that this is proven.
+    for answer in ("0.97", "2.5 s", "'net.layer.1' throughout", "proven, 2 fingerprints"):
+        assert answer in best
+    said = page.locator("ul.advice").first.locator("li").all_inner_texts()
+    wrong = {line.partition(":")[0]: line for line in said}
+    assert "Overfitting: validation/loss was 0.2 at step 30" in wrong["overfit"]
+    assert "failed at step 2: the loss is nan in step 3" in wrong["wild"]
+    assert "Lower the rate (optimizer.lr is 1e+30)" in wrong["wild"]
+    assert fits(page)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_text_of_a_run_is_never_markup(plant, opened, attack):
     phases = [plant.phase(attack, plant.lower)]
