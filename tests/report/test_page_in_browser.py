@@ -114,7 +114,7 @@ def test_a_stranger_reads_from_the_page_which_of_three_runs_is_best_and_why(plan
     falls = {step: 10 / step for step in steps}
     rises = {step: 0.2 + abs(step - 30) / 50 for step in steps}
     good = {"train/loss": falls, "validation/loss": falls}
-    overfit = {"train/loss": {step: 1e-3 for step in steps}, "validation/loss": rises}
+    overfit = {"train/loss": dict.fromkeys(steps, 0.001), "validation/loss": rises}
     runs = [
         plant("overfit", overfit | {"validation/accuracy": dict.fromkeys(steps, 0.8)}),
         plant(
