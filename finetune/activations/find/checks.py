@@ -28,6 +28,10 @@ from finetune.structure import apart_from_tensors
 Inputs = Mapping[str, Tensor]
 
 
+_LONG_S = 1.0
+"""A network whose fastest pass takes longer is not run by one thread alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """The module calls of one forward pass."""
@@ -82,18 +86,23 @@ def make_trials(
         _find_causes(model, batch, first, findings, by_data)
     by_company = partial(_fault_in_company, findings, shared)
     _compare(findings, first, _watched_pass(model, mixed, seed=1), by_company, by_data)
-    findings.times.append(_times_alone(model, batch))
+    findings.times.append(_times_alone(model, batch, findings.times))
     return first, findings
 
 
-def _times_alone(model: nn.Module, inputs: Inputs) -> dict[Place, float]:
+def _times_alone(
+    model: nn.Module, inputs: Inputs, known: Sequence[Mapping[Place, float]]
+) -> dict[Place, float]:
     """Return the time of each call in a pass of this thread alone, in seconds of the processor.
 
     On a machine that is busy with other work a call of a millisecond takes half a second by the
     clock, and a tenth by the processor, as threads burn time while they wait for each other. A
-    device of its own is not moved by that: there nothing is returned.
+    device of its own is not moved by that, nor much a network that takes long in any case: there
+    nothing is returned. `known` are the times of other passes.
     """
-    if any(values.device.type != "cpu" for values in inputs.values()):
+    fastest = min(max(times.values(), default=0.0) for times in known)
+    is_elsewhere = any(values.device.type != "cpu" for values in inputs.values())
+    if is_elsewhere or fastest > _LONG_S:
         return {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
