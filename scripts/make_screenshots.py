@@ -59,8 +59,8 @@ def train(folder: Path) -> list[Path]:
 
 
 def keep(png: bytes, name: str) -> None:
-    """Write a photograph with a palette of 128 colours, which the docs show all the same."""
-    image = Image.open(BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    """Write a photograph with a palette of 256 colours, which the docs show all the same."""
+    image = Image.open(BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(FOLDER / f"{name}.png", optimize=True)
 
 
