@@ -163,6 +163,46 @@ def test_auto_shards_where_memory_is_short_and_then_refuses_what_does_not_go(tmp
     assert "each holds a part of" not in told[0]
 
 
+ALIVE = """
+import json, os, sys, weakref
+from pathlib import Path
+from torch.distributed.tensor import DTensor
+import finetune
+from finetune.config.loader import load_config
+
+full_tensor, alive, sizes, peaks = DTensor.full_tensor, {}, [], []
+
+def counted(self, **others):
+    found = full_tensor(self, **others)
+    sizes.append(found.nbytes)
+    alive[len(sizes)] = found.nbytes
+    weakref.finalize(found.untyped_storage(), alive.pop, len(sizes))
+    peaks.append(sum(alive.values()))
+    return found
+
+DTensor.full_tensor = counted
+finetune.build_trainer(load_config(sys.argv[1]), sys.argv[2]).fit(quiet=True)
+told = {"gathered": len(sizes), "largest": max(sizes), "peak": max(peaks)}
+Path(f"alive.{os.environ['RANK']}").write_text(json.dumps(told))
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_checkpoint_takes_one_whole_tensor_at_a_time(tmp_path, two_ranks):
+    train = TRAIN | SAVED | {"steps": 8, "average": {"decay": 0.8}}
+    config = written(tmp_path, "config", "fsdp2", {"freeze": ["body"], "train": train})
+    both = two_ranks(config, tmp_path / "run", program=("-c", ALIVE))
+    told = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    for rank in range(2):
+        alive = json.loads((tmp_path / f"alive.{rank}").read_text())
+        # Two checkpoints of the weights, averages and two states of each of four parameters.
+        assert alive["gathered"] >= 2 * 4 * 4
+        assert alive["peak"] == alive["largest"]
+
+
 @parametrized(
     ("changes", "reason"),
     [

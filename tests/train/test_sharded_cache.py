@@ -25,7 +25,13 @@ from pathlib import Path
 import torch
 import torch.distributed.fsdp._fully_shard._fsdp_param_group as groups
 import finetune
+import finetune.activations.estimate as estimate
 from finetune.config.loader import load_config
+
+# As the fixture `always`: whatever the cache saves on a busy machine.
+estimate._READ_BYTES_PER_S = 1e18
+for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
+    setattr(estimate, name, 0)
 
 rank, gather, gathered = os.environ["RANK"], groups.foreach_all_gather, []
 
@@ -59,6 +65,7 @@ for name in sys.argv[1].split(","):
     trainer.fit(quiet=True)
     told[name] = [steps, trainer.cache.statistics.as_data()]
 Path(f"told.{rank}").write_text(json.dumps(told))
+os._exit(0)
 """
 
 
