@@ -168,9 +168,11 @@ import json, os, sys, weakref
 from pathlib import Path
 from torch.distributed.tensor import DTensor
 import finetune
+import finetune.train.wire
 from finetune.config.loader import load_config
+from finetune.train.ranks import shards
 
-full_tensor, alive, sizes, peaks = DTensor.full_tensor, {}, [], []
+shard, full_tensor, alive, sizes, peaks = shards.shard, DTensor.full_tensor, {}, [], []
 
 def counted(self, **others):
     found = full_tensor(self, **others)
@@ -180,9 +182,17 @@ def counted(self, **others):
     peaks.append(sum(alive.values()))
     return found
 
+def watched(model, *others):
+    wholes = [weakref.ref(one.untyped_storage()) for one in model.parameters()]
+    found = shard(model, *others)
+    left.append(sum(one() is not None for one in wholes))
+    return found
+
+left = []
+shards.shard = watched
 DTensor.full_tensor = counted
 finetune.build_trainer(load_config(sys.argv[1]), sys.argv[2]).fit(quiet=True)
-told = {"gathered": len(sizes), "largest": max(sizes), "peak": max(peaks)}
+told = {"gathered": len(sizes), "largest": max(sizes), "peak": max(peaks), "left": left}
 Path(f"alive.{os.environ['RANK']}").write_text(json.dumps(told))
 os._exit(0)
 """
@@ -190,7 +200,9 @@ os._exit(0)
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_checkpoint_takes_one_whole_tensor_at_a_time(tmp_path, two_ranks):
+def test_whole_tensors_go_once_they_are_sharded_and_a_checkpoint_takes_one_at_a_time(
+    tmp_path, two_ranks
+):
     train = TRAIN | SAVED | {"steps": 8, "average": {"decay": 0.8}}
     config = written(tmp_path, "config", "fsdp2", {"freeze": ["body"], "train": train})
     both = two_ranks(config, tmp_path / "run", program=("-c", ALIVE))
@@ -198,6 +210,7 @@ def test_a_checkpoint_takes_one_whole_tensor_at_a_time(tmp_path, two_ranks):
     assert [process.returncode for process in both] == [0, 0], told
     for rank in range(2):
         alive = json.loads((tmp_path / f"alive.{rank}").read_text())
+        assert alive["left"] == [0]
         # Two checkpoints of the weights, averages and two states of each of four parameters.
         assert alive["gathered"] >= 2 * 4 * 4
         assert alive["peak"] == alive["largest"]

@@ -67,8 +67,8 @@ class Shards:
         told = link.totals([float(name in outside) for name in blocks])
         read = [name for name, count in zip(blocks, told, strict=True) if count]
         units = {name: block for name, block in blocks.items() if name not in read}
-        parameters = dict(model.named_parameters())
-        sharded = shard(model, list(units.values()), [parameters[name] for name in kept])
+        # No list of all parameters here: each must go as soon as it is sharded.
+        sharded = shard(model, list(units.values()), [model.get_parameter(name) for name in kept])
         wholes = {n: one for n, one in model.named_parameters() if is_sharded(one)}
         lines = [
             f"processes: {link.ranks.world}, each holds a part of {len(wholes)} parameters; "
