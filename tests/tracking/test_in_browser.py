@@ -247,6 +247,23 @@ def test_the_browser_draws_each_page(server, browser):
     context.close()
 
 
+def test_the_browser_draws_the_points_of_the_projector(server, browser):
+    context = browser.new_context(viewport={"width": 1200, "height": 700})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(f"http://127.0.0.1:{server}/#projector")
+    end = time.monotonic() + WAIT / 1000
+    # It is a page in a page in the page.
+    while (shown := page.frame(url="**/projector_binary.html")) is None:
+        assert time.monotonic() < end, "no projector"
+        page.wait_for_timeout(200)
+    for words in ("head (step 80)", "Points: 180", "Dimension: 1024", "Spherize data"):
+        shown.get_by_text(words).filter(visible=True).first.wait_for()
+    # The small images of the samples, on white.
+    assert num_colours(page.screenshot(clip=POINTS)) > 20
+    context.close()
+
+
 def drawn(page):
     """Return what a page shows as red, green and blue, `(rows, columns, 3)`."""
     return np.asarray(Image.open(BytesIO(page.screenshot())).convert("RGB"))
@@ -265,6 +282,7 @@ def loss_falls(page):
     assert rows[columns < middle].mean() < rows[columns > middle].mean()
 
 
+POINTS = {"x": 320, "y": 130, "width": 500, "height": 560}
 BELOW_THE_TABS = {"x": 0, "y": 70, "width": 1200, "height": 630}
 IMAGE_IS_THERE = """() => {
     const all = root => [...root.querySelectorAll("*")].flatMap(
