@@ -257,7 +257,7 @@ def test_the_browser_draws_the_points_of_the_projector(server, browser):
     while (shown := page.frame(url="**/projector_binary.html")) is None:
         assert time.monotonic() < end, "no projector"
         page.wait_for_timeout(200)
-    for words in ("head (step 80)", "Points: 180", "Dimension: 1024", "Spherize data"):
+    for words in ("1 tensor found", "Points: 180", "Dimension: 1024"):
         shown.get_by_text(words).filter(visible=True).first.wait_for()
     # The small images of the samples, on white.
     assert num_colours(page.screenshot(clip=POINTS)) > 20
