@@ -69,6 +69,26 @@ class Scaled(Net):
         return self.head(self.body(image.flatten(1) * self.scale.item())) * self.scale
 
 
+class HandingOn(Net):
+    """Beside frozen outputs, the body returns a trained number itself, detached."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.scale = nn.Linear(64, 32), nn.Parameter(torch.ones(()))
+
+        def forward(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+            return self.linear(flat), self.scale.detach()
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body = self.Body()
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden, scale = self.body(image.flatten(1))
+        return self.head(hidden * scale) * self.body.scale
+
+
 class Counting(Net):
     """The frozen body keeps a number from call to call, and goes by it in the end."""
 

@@ -68,6 +68,13 @@ def test_within_a_module_that_cannot_be_answered_layers_are(odd_runs, net, reaso
     assert stored.cache.statistics.answered > 0
 
 
+def test_a_trained_number_that_a_module_returns_detached_is_no_part_of_a_row(odd_runs):
+    """It lies in the memory of the parameter: a copy kept for later batches would be outdated."""
+    stored, _, said = odd_runs("HandingOn", freeze=["net.body.linear"])
+    assert any("net.body (Body) depends on trained weights past autograd" in line for line in said)
+    assert stored.cache.statistics.answered > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason"),

@@ -143,13 +143,13 @@ def probe(
         if reason := findings.other_calls:
             return Boundary((), frozenset(), (reason,), frozenset(), frozenset()), Pace(0.0, 0.0)
         mask = mask_of(batch) if is_right_padded else None
-        boundary, chosen = _boundary(model, batch, first, findings, mask)
+        boundary = _boundary(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
     roots = [root.place for root in first.roots]
     # The fastest time of each call: slower ones had to wait for memory or for other programs.
     prefix, whole = (
         sum(min(times.get(place, inf) for times in findings.times) for place in places)
-        for places in (chosen, roots)
+        for places in (boundary.places, roots)
     )
     return boundary, Pace(prefix / size, whole / size)
 
@@ -175,7 +175,7 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
 
 def _boundary(
     model: nn.Module, batch: Inputs, trial: Trial, findings: Findings, mask: Tensor | None
-) -> tuple[Boundary, list[Place]]:
+) -> Boundary:
     """Choose the outermost frozen calls, and drop those that cannot be answered.
 
     These are calls with effects besides their output, calls that read changing values, and calls
@@ -209,7 +209,7 @@ def _boundary(
                 calls.append(FrozenCall(call.module, visit, hollow[place], leaves))
     reasons = _reasons(model, findings, trial)
     unread = frozenset(batch) - flow.read
-    return Boundary(tuple(calls), unread, reasons, frozenset(chosen), flow.added), chosen
+    return Boundary(tuple(calls), unread, reasons, frozenset(chosen), flow.added)
 
 
 def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, ...]:
