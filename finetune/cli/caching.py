@@ -59,7 +59,7 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
         case "verify":
             # torch takes seconds to load, and only this action needs it
             from finetune.data.sources.kept_table import audit_table, is_table
-            from finetune.store.store import audit
+            from finetune.store.audit import audit
 
             found = audit_table(root, entry) if is_table(entry) else audit(root, entry)
             counts = {"whole": found.whole, "damaged": found.damaged}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import disk
-from finetune.store.layout import Meta, StoreError, StoreFullError, os_errors_named
+from finetune.store.layout import Meta, StoreError, os_errors_named
 from finetune.store.store_folder import (
     FILES,
     fault_of,
@@ -28,7 +28,6 @@ from finetune.store.store_folder import (
     is_store,
     make_empty,
     num_written,
-    open_lock,
     opened_to_change,
     read_meta,
     remove_leftovers,
@@ -130,8 +129,7 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
     size, others are removed for that too, as far as possible.
 
     Raises:
-        StoreFullError: it does not fit, even with all others removed.
-        StoreError: the folder cannot be used.
+        StoreError: it does not fit, even with all others removed, or the folder cannot be used.
     """
     folder = folder_of(root, wanted.key)
     with os_errors_named(folder), _directory_locked(root):
@@ -167,7 +165,7 @@ def claim_as_it_is(root: Path, wanted: Meta) -> Claim:
 def _claimed(folder: Path, wanted: Meta, notes: Sequence[str], *, is_use: bool = True) -> Claim:
     """Take the shared lock of a store that has all its files."""
     resized = restore_sizes(folder, wanted)
-    lock = open_lock(folder)
+    lock = disk.descriptor_to_change(folder / "lock")
     fcntl.flock(lock, fcntl.LOCK_SH)
     return Claim(folder, lock, (*notes, *resized), bool(resized), is_use)
 
@@ -188,7 +186,7 @@ def filled_aside(root: Path, key: str) -> Iterator[Path]:
         disk.make_folder(aside, 0o700)
         for name in ("lock", "seals"):
             disk.write_new(aside / name, b"")
-        lock = open_lock(aside)
+        lock = disk.descriptor_to_change(aside / "lock")
         # Tells other processes that its writer lives.
         fcntl.flock(lock, fcntl.LOCK_SH)
     try:
@@ -208,8 +206,7 @@ def place_filled(aside: Path, meta: Meta, disk_bytes: float) -> Path:
         disk_bytes: Bytes that all stores together may take.
 
     Raises:
-        StoreFullError: it does not fit; no store is removed for it.
-        StoreError: the folder cannot be placed.
+        StoreError: it does not fit, since no store is removed for it; or it cannot be placed.
     """
     folder = folder_of(aside.parent, meta.key)
     with os_errors_named(folder), _directory_locked(aside.parent):
@@ -220,7 +217,7 @@ def place_filled(aside: Path, meta: Meta, disk_bytes: float) -> Path:
             remove_whole(folder)
         taken = sum(entry.size_bytes for entry in _entries(aside.parent))
         if (needed := size_of(aside)) + taken > disk_bytes:
-            raise StoreFullError(
+            raise StoreError(
                 f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - taken)} left",
                 hint="disk_gb is the budget of all stores, `finetune cache ls` lists them",
             )
@@ -281,14 +278,14 @@ def _make_room(
     freed = sum(entry.size_bytes for entry in idle)
     # The bytes that this store takes already are not counted: refusing it would not free them.
     if laid_out + live > disk_bytes:
-        raise StoreFullError(
+        raise StoreError(
             f"needs {_gib(laid_out)}, the budget has {_gib(disk_bytes - live)} left",
             hint="disk_gb is the budget of all stores, `finetune cache ls` lists them",
         )
     missing += growth
     if missing > (left := shutil.disk_usage(root).free) + freed:
         others_take = f", {_gib(growth)} of it for stores in use" if growth else ""
-        raise StoreFullError(
+        raise StoreError(
             f"needs {_gib(needed)}, the disk has {_gib(left)} left{others_take}",
             hint="FINETUNE_CACHE may name a folder on another disk",
         )

@@ -1,6 +1,5 @@
 """Layout of a store: its outputs, its files, and `meta.json`, which records both."""
 
-import errno
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,6 @@ from finetune.disk import reason_of
 from finetune.errors import FinetuneError
 
 FORMAT_VERSION = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system answers where there is no room."""
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 _IN_FILES = {
@@ -37,23 +34,13 @@ class StoreError(FinetuneError):
     """Rows cannot be stored. Training can go on without a store."""
 
 
-class StoreFullError(StoreError):
-    """The budget or the disk is full. Training can go on without a store."""
-
-
 @contextmanager
 def os_errors_named(path: Path) -> Iterator[None]:
-    """Turn what the system answers into an error that names the file.
-
-    Raises:
-        StoreFullError: there is no room.
-        StoreError: the system refuses for another reason.
-    """
+    """Turn what the system answers into a `StoreError` that names the file."""
     try:
         yield
     except OSError as error:
-        kind = StoreFullError if error.errno in _FULL else StoreError
-        raise kind(reason_of(error), where=str(path)) from error
+        raise StoreError(reason_of(error), where=str(path)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,19 +76,14 @@ class RowIndex:
         same: NDArray[np.bool_] = (known != EMPTY) & (known == self.checksums(rows))
         return same
 
-    def were_known(self, rows: Rows) -> bool:
-        """Tell whether this process verified all these rows at some time.
+    def known_spans(self, rows: Rows) -> Spans | None:
+        """Return where rows lie, as of the time when this process verified them.
 
-        False if a number is beyond the rows.
+        None if it has never verified one of them, or a number is beyond the rows. Lengths are left
+        out where no output is ragged: this runs in every step.
         """
-        known = self._bordered.take(rows + 1, mode="clip")
-        return bool(np.count_nonzero(known) == len(rows))
-
-    def known_spans(self, rows: Rows) -> Spans:
-        """Return where verified rows lie, as of the time when they were verified.
-
-        Lengths are left out where no output is ragged: this runs in every step.
-        """
+        if np.count_nonzero(self._bordered.take(rows + 1, mode="clip")) < len(rows):
+            return None
         if not len(self._known_places):
             return Spans(rows, rows, rows[:0])
         # Not from the file: another process may have written the row anew, at another place.

@@ -6,9 +6,8 @@ before it uses the row for the first time. So a process or machine may stop at a
 repair afterwards, and a flipped bit is detected when it is read.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.store.directory import Claim, Entry, claim_as_it_is, claim_store
+from finetune.store.directory import Claim, claim_store
 from finetune.store.layout import (
     Labels,
     Layout,
@@ -26,13 +25,13 @@ from finetune.store.layout import (
     RowSpec,
     Spans,
     StoreError,
-    StoreFullError,
+    rows_file,
 )
 from finetune.store.row_index import EMPTY, Checksummer, RowIndex
-from finetune.store.units import RowFiles, to_block
+from finetune.store.units import FileUnits, OutputFile, locked
 from finetune.store.verdicts import Verdicts
 
-__all__ = ["RowSpec", "Store", "StoreError", "StoreFullError"]
+__all__ = ["RowSpec", "Store", "StoreError"]
 
 _AT_ONCE = 64 << 20
 """Bytes of rows that are verified in one pass."""
@@ -65,7 +64,12 @@ class Store:
             [column.spec.ragged for column in layout.columns],
         )
         self._index = RowIndex(layout, folder)
-        self._files = RowFiles.at(layout, folder)
+        names, sizes = [rows_file(number) for number in range(len(layout.columns))], layout.files()
+        self._outputs = [
+            OutputFile(column, FileUnits(folder and folder / name, column.unit, sizes[name]))
+            for name, column in zip(names, layout.columns, strict=True)
+        ]
+        self._ragged = [one.units for one in self._outputs if one.column.spec.ragged]
 
     @classmethod
     def open(
@@ -97,15 +101,15 @@ class Store:
             evicts: Whether other stores may be removed to make room.
 
         Raises:
-            StoreFullError: it fits neither on disk nor into memory.
-            StoreError: an output cannot be stored, or the folder cannot be used.
+            StoreError: it fits neither on disk nor into memory, an output cannot be stored, or the
+                folder cannot be used.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
         layout = Layout.of(specs, num_rows, store_dtype)
         meta = Meta(key, torch.__version__, layout, dict(facts or {}), created)
         try:
             if disk_gb <= 0:
-                raise StoreFullError("outgrows its memory, and may not use the disk")
+                raise StoreError("outgrows its memory, and may not use the disk")
             claim = claim_store(folder, meta, disk_gb * _GIB, evicts=evicts)
             return cls.of(meta, claim, limit_bytes=disk_gb * _GIB)
         except StoreError as error:
@@ -156,7 +160,8 @@ class Store:
             KeyError: a row is not written; `has` tells which are. Rows that this process verified
                 stay readable if another process marks them as damaged.
         """
-        return self._files.read(self._known_spans(indices), length)
+        spans = self._known_spans(indices)
+        return {one.column.name: one.read(spans, length) for one in self._outputs}
 
     def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return copies of rows by name of the output, ragged ones concatenated (T, ...).
@@ -167,7 +172,8 @@ class Store:
             KeyError: a row is not written; `has` tells which are.
         """
         spans = self._known_spans(indices)
-        return self._files.read_flat(spans), torch.from_numpy(spans.lengths)
+        rows = {one.column.name: one.to_tensor(one.gather(spans)) for one in self._outputs}
+        return rows, torch.from_numpy(spans.lengths)
 
     def write(
         self, indices: Tensor, values: Mapping[str, Tensor], lengths: Tensor | None = None
@@ -181,8 +187,8 @@ class Store:
             lengths: Tokens of each sample, (B,), needed where an output is ragged.
 
         Raises:
-            StoreFullError: the budget or the disk is full. Rows written before are unchanged.
-            StoreError: a value is too large for `store_dtype`, or the disk fails.
+            StoreError: the budget or the disk is full, a value is too large for `store_dtype`, or
+                the disk fails. Rows written before are unchanged.
             ValueError: values are not those of as many samples, or not of their shape and dtype.
         """
         rows = self._rows(indices)
@@ -191,8 +197,9 @@ class Store:
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
         # Where rows are appended, locked until their checksums are written: no other process may
-        # take the same units meanwhile.
-        with self._files.appending():
+        # take the same units meanwhile. One lock for all files: a row begins at the same unit in
+        # each of them.
+        with locked(self._outputs[0].units) if self._ragged else nullcontext():
             # Rows that another process has written are kept: both computed the same bits.
             fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
             if not len(fresh):
@@ -200,10 +207,11 @@ class Store:
             which = torch.from_numpy(fresh)
             spans = self._free_spans(rows[fresh], None if lengths is None else lengths[which])
             blocks = [
-                to_block(column, values[column.name].detach().cpu()[which], spans.lengths)
-                for column in self.meta.layout.columns
+                one.to_block(values[one.column.name].detach().cpu()[which], spans.lengths)
+                for one in self._outputs
             ]
-            self._files.put(spans, blocks)
+            for output, block in zip(self._outputs, blocks, strict=True):
+                output.put(spans, block)
             # Checksums last: from now on the rows count as written, also after a kill.
             self._index.record(
                 spans, self._checksummer.checksums(spans.rows, spans.lengths, blocks)
@@ -216,24 +224,23 @@ class Store:
         """
         self._index.erase(np.arange(self.meta.layout.num_rows))
         # On disk another process may read them; nobody else has files without a name.
-        if self._claim is None:
-            self._files.empty_ragged()
+        for units in () if self._claim else self._ragged:
+            units.empty()
 
-    def written(self) -> Tensor:
-        """Return the numbers of written rows, ascending. `has` tells whether they are undamaged."""
-        return torch.from_numpy(self._index.written())
+    def written(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the numbers of written rows from `start` to before `stop`, ascending.
 
-    def written_pieces(self, size: int) -> Iterator[Tensor]:
-        """Yield what `written` returns in pieces, each of the rows of a stretch of `size`."""
-        for start in range(0, self.meta.layout.num_rows, size):
-            yield torch.from_numpy(self._index.written(start, start + size))
+        `has` tells whether they are undamaged.
+        """
+        return torch.from_numpy(self._index.written(start, stop))
 
     def column(self, name: str, indices: Tensor) -> Tensor:
         """Return one output of rows, (B, ...), that must not be ragged.
 
         Nothing is verified: `has` tells which of these rows are undamaged.
         """
-        return self._files.column(name, self._rows(indices))
+        output = next(one for one in self._outputs if one.column.name == name)
+        return output.to_tensor(output.units.take(self._rows(indices)))
 
     def verdicts(self, network: str) -> Verdicts:
         """Return the results of trials for `network`, given by its key."""
@@ -242,7 +249,7 @@ class Store:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory that all rows will take; 0 if they are on disk."""
-        return 0 if self._claim else max(self.meta.layout.size_bytes, self._files.size_bytes())
+        return 0 if self._claim else max(self.meta.layout.size_bytes, self._size_bytes())
 
     @property
     def num_valid(self) -> int:
@@ -264,7 +271,8 @@ class Store:
     def close(self) -> None:
         """Close the files and release the lock. Rows stay on disk."""
         self._index.close()
-        self._files.close()
+        for output in self._outputs:
+            output.units.close()
         if self._claim is not None:
             self._claim.give_up()
         self._claim = None
@@ -279,9 +287,12 @@ class Store:
 
     def _known_spans(self, indices: Tensor) -> Spans:
         rows = _numbers(indices)
-        if not (self._index.were_known(rows) or self.has(indices).all()):
+        spans = self._index.known_spans(rows)
+        if spans is None and self.has(indices).all():
+            spans = self._index.known_spans(rows)
+        if spans is None:
             raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
-        return self._index.known_spans(rows)
+        return spans
 
     def _examine(self, rows: Rows) -> None:
         """Verify rows: remember the undamaged ones, mark the others as not written."""
@@ -289,12 +300,16 @@ class Store:
         # Positions come from a file that may be damaged: they must lie inside the rows.
         whole = np.ones(len(rows), np.bool_)
         if self.meta.layout.ragged:
-            count = self._files.ragged_whole
+            count = min(map(len, self._ragged))
             # In this order no sum overflows, whatever the damaged numbers are.
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
             whole &= (spans.starts <= count - spans.lengths) | (spans.lengths == 0)
-        for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
-            blocks = self._files.gather(spans.some(part))
+        good = np.flatnonzero(whole)
+        # In parts, since a store may be larger than memory.
+        at_once = max(1, _AT_ONCE // max(1, self._largest(spans.some(good))))
+        for start in range(0, len(good), at_once):
+            part = good[start : start + at_once]
+            blocks = [output.gather(spans.some(part)) for output in self._outputs]
             found = self._checksummer.checksums(rows[part], spans.lengths[part], blocks)
             whole[part] = found == checksums[part]
         self._index.learn(spans.some(whole), checksums[whole])
@@ -310,60 +325,27 @@ class Store:
             raise ValueError("ragged rows need their lengths")
         counts = lengths.detach().cpu().numpy().astype(np.int64)
         # Behind all units that any process has appended. The lock for appending is held.
-        start = self._files.ragged_end
+        start = max(units.end for units in self._ragged)
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
-        if self._files.size_bytes(spans) > self._limit_bytes:
+        if self._size_bytes(spans) > self._limit_bytes:
             where, hint = ("disk", "disk_gb is its budget") if self._claim else ("memory", None)
-            raise StoreFullError(f"store {self.meta.key} outgrows its {where}", hint=hint)
+            raise StoreError(f"store {self.meta.key} outgrows its {where}", hint=hint)
         return spans
 
-    def _row_bytes(self, spans: Spans) -> Rows:
+    def _size_bytes(self, more: Spans | None = None) -> int:
+        """Return the bytes of all outputs up to the last written unit, with `more` rows."""
+        return sum(
+            one.column.unit.num_bytes * max(one.units.end, more.end(one.column) if more else 0)
+            for one in self._outputs
+        )
+
+    def _largest(self, spans: Spans) -> int:
+        """Return the bytes of a row as long as the longest of these."""
+        longest = int(spans.lengths.max(initial=0))
         columns = self.meta.layout.columns
-        fixed = sum(column.unit.num_bytes for column in columns if not column.spec.ragged)
-        token = sum(column.unit.num_bytes for column in columns if column.spec.ragged)
-        return fixed + token * spans.lengths
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """Result of verifying a store."""
-
-    whole: int
-    """Number of undamaged rows."""
-    damaged: int
-    """Number of damaged rows. They are marked as not written, and recomputed when needed."""
-    notes: tuple[str, ...]
-    """Other problems, one line each."""
-
-
-def audit(root: Path, entry: Entry) -> Audit:
-    """Verify every row of a store, and mark damaged ones as not written."""
-    meta = entry.meta
-    if meta is None:
-        return Audit(0, 0, ("meta.json cannot be read",))
-    if meta.key != entry.key:
-        return Audit(0, 0, (f"meta.json is that of store {meta.key}",))
-    if meta.torch != torch.__version__:
-        return Audit(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
-    try:
-        claim = claim_as_it_is(root, meta)
-        store = Store.of(meta, claim, limit_bytes=np.inf)
-    except StoreError as error:
-        return Audit(0, 0, (error.in_one_line,))
-    with closing(store):
-        whole = int(store.has(store.written()).sum())
-        return Audit(whole, store.num_damaged, tuple(store.take_notes()))
+        return sum(c.unit.num_bytes * (longest if c.spec.ragged else 1) for c in columns)
 
 
 def _numbers(indices: Tensor) -> Rows:
     numbers: Rows = indices.numpy(force=True).astype(np.int64, casting="same_kind", copy=False)
     return numbers
-
-
-def _portions(which: Rows, row_bytes: Rows) -> list[Rows]:
-    """Cut numbers of rows into parts of about `_AT_ONCE` bytes."""
-    if not len(which):
-        return []
-    # In parts, since a store may be larger than memory.
-    portion = np.cumsum(row_bytes[which]) // _AT_ONCE
-    return np.split(which, np.flatnonzero(np.diff(portion)) + 1)

@@ -228,11 +228,6 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def open_lock(folder: Path) -> int:
-    """Return a file descriptor of the lock file; the lock is not taken."""
-    return disk.descriptor_to_change(folder / "lock")
-
-
 def _resize(path: Path, size: int) -> None:
     with opened_to_change(path) as descriptor:
         os.ftruncate(descriptor, size)

@@ -11,13 +11,12 @@ import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -27,13 +26,11 @@ from finetune.disk import descriptor_to_change, nameless_file
 from finetune.store.layout import (
     Block,
     Column,
-    Layout,
     Rows,
     Spans,
     StoreError,
     Unit,
     os_errors_named,
-    rows_file,
 )
 
 _READ_AHEAD = 128 << 10
@@ -90,7 +87,7 @@ class FileUnits:
         """Write `block`, (P, ...) and contiguous, to `places`, (P,): a call for each run of them.
 
         Raises:
-            StoreFullError: the disk or a quota is full.
+            StoreError: the disk or a quota is full, for example.
         """
         # Rows of a batch in order are mostly neighbours: a call for each run, not for each row.
         with os_errors_named(self._path):
@@ -155,149 +152,82 @@ class FileUnits:
 
 
 @dataclass(frozen=True, slots=True)
-class RowFiles:
-    """The files of all outputs of a store."""
+class OutputFile:
+    """One output of a store, and the file with its units."""
 
-    outputs: Sequence[tuple[Column, FileUnits]]
-    """Each output with its array of units."""
+    column: Column
+    units: FileUnits
 
-    @classmethod
-    def at(cls, layout: Layout, folder: Path | None) -> Self:
-        """Open the files of all outputs in `folder`; without one, make files without names."""
-        sizes = layout.files()
-        names = [rows_file(number) for number in range(len(layout.columns))]
-        return cls(
-            [
-                (column, FileUnits(folder and folder / name, column.unit, sizes[name]))
-                for column, name in zip(layout.columns, names, strict=True)
-            ]
-        )
+    def gather(self, spans: Spans) -> Block:
+        """Return the units of rows, (B, ...), or (T, ...) where they are ragged."""
+        return self.units.take(spans.places(self.column))
 
-    def size_bytes(self, more: Spans | None = None) -> int:
-        """Return the bytes of all outputs up to the last written unit, with `more` rows."""
-        return sum(
-            column.unit.num_bytes * max(units.end, more.end(column) if more else 0)
-            for column, units in self.outputs
-        )
-
-    @property
-    def ragged_end(self) -> int:
-        """Index of the first unit that is free in every ragged output."""
-        return max(units.end for units in self._ragged())
-
-    @property
-    def ragged_whole(self) -> int:
-        """Number of units that every ragged output has."""
-        return min(len(units) for units in self._ragged())
-
-    def gather(self, spans: Spans) -> list[Block]:
-        """Return the units of rows: for each output, (B, ...), or (T, ...) where it is ragged."""
-        return [units.take(spans.places(column)) for column, units in self.outputs]
-
-    def put(self, spans: Spans, blocks: Sequence[Block]) -> None:
+    def put(self, spans: Spans, block: Block) -> None:
         """Write the units of rows, as `gather` returns them.
 
         Raises:
-            StoreFullError: the disk is full. Part may have been written.
+            StoreError: the disk is full, for example. Part may have been written.
         """
-        for (column, units), block in zip(self.outputs, blocks, strict=True):
-            units.put(spans.places(column), block)
+        self.units.put(spans.places(self.column), block)
 
-    def read(self, spans: Spans, length: int | None) -> dict[str, Tensor]:
-        """Return the tensors of rows, (B, ...), or (B, L, ...) where they are ragged.
+    def read(self, spans: Spans, length: int | None) -> Tensor:
+        """Return rows, (B, ...), or (B, L, ...) where they are ragged.
 
         These are padded with zeros, to L = `length` or the longest of them.
         """
-        return {
-            column.name: _read_padded(column, units, spans, length)
-            if column.spec.ragged
-            else _to_tensor(column, units.take(spans.rows))
-            for column, units in self.outputs
-        }
+        if not self.column.spec.ragged:
+            return self.to_tensor(self.units.take(spans.rows))
+        longest = int(spans.lengths.max(initial=0))
+        length = longest if length is None else length
+        if length < longest:
+            name = self.column.name
+            raise ValueError(f"{name!r}: {length} tokens are fewer than the {longest} stored")
+        block = self.units.take(spans.padded_places(length).reshape(-1))
+        padding = np.arange(length) >= spans.lengths[:, None]
+        block[padding.reshape(-1)] = 0
+        return self.to_tensor(block.reshape(*padding.shape, *block.shape[1:]))
 
-    def column(self, name: str, rows: Rows) -> Tensor:
-        """Return one output of rows, (B, ...); it must not be ragged."""
-        column, units = next(each for each in self.outputs if each[0].name == name)
-        return _to_tensor(column, units.take(rows))
+    def to_tensor(self, block: Block) -> Tensor:
+        """Return the tensor whose units are `block`, in as many axes. It shares their memory."""
+        tensor, column = torch.from_numpy(block), self.column
+        if column.stored == "bfloat16":
+            tensor = tensor.view(torch.bfloat16)
+        return (
+            tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
+        )
 
-    def read_flat(self, spans: Spans) -> dict[str, Tensor]:
-        """Return the stored tensors of B rows by name, in the order of `spans`.
+    def to_block(self, value: Tensor, lengths: Rows) -> Block:
+        """Return the units of rows: `value` is (B, ...), or (B, L, ...) where they are ragged.
 
-        A tensor is `(B, ...)`. Where rows differ in length they stand end to end, `(T, ...)` for T
-        units in all; `spans` says where each row begins.
+        Raises:
+            StoreError: a value is too large for the dtype that it is to be stored in.
         """
-        pairs = zip(self.outputs, self.gather(spans), strict=True)
-        return {column.name: _to_tensor(column, block) for (column, _), block in pairs}
-
-    @contextmanager
-    def appending(self) -> Iterator[None]:
-        """Keep other processes from appending to the same ragged files meanwhile."""
-        if not self._ragged():
-            yield
-            return
-        # One lock for all files of a store: a row must begin at the same unit in each of them.
-        _, first = self.outputs[0]
-        fcntl.flock(first.descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(first.descriptor, fcntl.LOCK_UN)
-
-    def empty_ragged(self) -> None:
-        """Remove the units of ragged outputs, if no other process has the files open."""
-        for units in self._ragged():
-            units.empty()
-
-    def close(self) -> None:
-        """Release files and memory."""
-        for _, units in self.outputs:
-            units.close()
-
-    def _ragged(self) -> list[FileUnits]:
-        return [units for column, units in self.outputs if column.spec.ragged]
+        column = self.column
+        expected = (column.spec.dtype, column.unit.shape)
+        unit_axis = 2 if column.spec.ragged else 1
+        actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
+        if actual != expected:
+            raise ValueError(f"{column.name!r}: {actual}, not {expected}")
+        # Padding is not stored: it is read as zeros.
+        value = value.detach().cpu()
+        if column.spec.ragged:
+            if len(lengths) and lengths.max() > value.shape[1]:
+                raise ValueError(f"{column.name!r}: lengths go beyond {value.shape[1]}")
+            value = value[torch.arange(value.shape[1]) < torch.from_numpy(lengths)[:, None]]
+        stored = value.to(_dtype(column.stored)).contiguous()
+        if column.stored != column.spec.dtype and bool((stored.isinf() & value.isfinite()).any()):
+            raise StoreError(f"{column.name!r} has values too large for {column.stored}")
+        return (stored.view(torch.int16) if stored.dtype == torch.bfloat16 else stored).numpy()
 
 
-def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
-    """Return the units of an output: `value` is (B, ...), or (B, L, ...) where ragged.
-
-    Raises:
-        StoreError: a value is too large for the dtype that it is to be stored in.
-    """
-    expected = (column.spec.dtype, column.unit.shape)
-    unit_axis = 2 if column.spec.ragged else 1
-    actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
-    if actual != expected:
-        raise ValueError(f"{column.name!r}: {actual}, not {expected}")
-    # Padding is not stored: it is read as zeros.
-    value = value.detach().cpu()
-    if column.spec.ragged:
-        if len(lengths) and lengths.max() > value.shape[1]:
-            raise ValueError(f"{column.name!r}: lengths go beyond {value.shape[1]}")
-        value = value[torch.arange(value.shape[1]) < torch.from_numpy(lengths)[:, None]]
-    stored = value.to(_dtype(column.stored)).contiguous()
-    if column.stored != column.spec.dtype and bool((stored.isinf() & value.isfinite()).any()):
-        raise StoreError(f"{column.name!r} has values too large for {column.stored}")
-    return (stored.view(torch.int16) if stored.dtype == torch.bfloat16 else stored).numpy()
-
-
-def _read_padded(column: Column, units: FileUnits, spans: Spans, length: int | None) -> Tensor:
-    """Return a ragged output of rows, (B, L, ...), zeros behind the end of each."""
-    longest = int(spans.lengths.max(initial=0))
-    length = longest if length is None else length
-    if length < longest:
-        raise ValueError(f"{column.name!r}: {length} tokens are fewer than the {longest} stored")
-    block = units.take(spans.padded_places(length).reshape(-1))
-    padding = np.arange(length) >= spans.lengths[:, None]
-    block[padding.reshape(-1)] = 0
-    return _to_tensor(column, block.reshape(*padding.shape, *block.shape[1:]))
-
-
-def _to_tensor(column: Column, block: Block) -> Tensor:
-    """Return the tensor whose units are `block`, in as many axes. It shares their memory."""
-    tensor = torch.from_numpy(block)
-    if column.stored == "bfloat16":
-        tensor = tensor.view(torch.bfloat16)
-    return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
+@contextmanager
+def locked(units: FileUnits) -> Iterator[None]:
+    """Keep other processes that ask for it from locking the same file meanwhile."""
+    fcntl.flock(units.descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(units.descriptor, fcntl.LOCK_UN)
 
 
 @cache

@@ -25,8 +25,8 @@ from finetune.data.sources import large_tables
 from finetune.data.sources.kept_table import audit_table
 from finetune.data.table import Listed
 from finetune.errors import DataError
+from finetune.store.audit import Audit
 from finetune.store.directory import entries, remove_store
-from finetune.store.store import Audit
 
 WORDS = [f"word{number}" for number in range(500)]
 COUNT = 9000

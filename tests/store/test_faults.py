@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.store.audit import audit
 from finetune.store.directory import entries
-from finetune.store.store import RowSpec, StoreError, StoreFullError, audit
+from finetune.store.store import RowSpec, StoreError
 
 SCRIPT = Path(__file__).with_name("known_rows.py")
 EVERYTHING = torch.arange(300)
@@ -308,7 +309,7 @@ def test_a_full_disk_is_told_and_rows_kept_before_stay(open_store, known):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60 * 150 + 7, hard))
     try:
-        with pytest.raises(StoreFullError, match="too large"):
+        with pytest.raises(StoreError, match="too large"):
             known.fill(store, EVERYTHING[100:])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,9 +9,9 @@ from typing import Any
 
 from finetune import disk
 from finetune.reading import read_at_most
+from finetune.store.audit import Audit
 from finetune.store.directory import Entry, remove_store
 from finetune.store.layout import StoreError
-from finetune.store.store import Audit
 from finetune.store.store_folder import TABLE
 
 RECORD = "table.json"

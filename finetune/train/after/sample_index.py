@@ -104,8 +104,8 @@ class SampleIndex:
     def _pieces(self) -> Iterator[tuple[Numbers, Numbers]]:
         """Yield what `_first_halves` returns, piece by piece."""
         for first, store in zip(self._firsts.tolist(), self._stores, strict=True):
-            for written in store.written_pieces(_AT_ONCE):
-                rows = written.numpy()
+            for start in range(0, store.meta.layout.num_rows, _AT_ONCE):
+                rows = store.written(start, start + _AT_ONCE).numpy()
                 labels = _read(store, rows)
                 # Zeros are for samples whose digest was not taken.
                 is_taken = labels[:, :2].any(1)
