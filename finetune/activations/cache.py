@@ -5,15 +5,14 @@ installs the forward that answers from them; or it says why not. Stores of an ea
 open while they help: a phase that freezes deeper computes its rows from theirs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from finetune.activations.batch_shapes import with_digests
-from finetune.activations.cached_forward import CachedForward
 from finetune.activations.estimate import (
     Coming,
     Estimate,
@@ -23,11 +22,17 @@ from finetune.activations.estimate import (
     find_ahead,
     find_estimate,
 )
+from finetune.activations.exact import check_rows
 from finetune.activations.find.boundary import Pace
-from finetune.activations.forward import Forward, Statistics, UncachedForward
+from finetune.activations.forward import (
+    CachedBoundary,
+    CachedForward,
+    Forward,
+    UncachedForward,
+)
 from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import Runner
+from finetune.activations.split_cache import Runner, SplitCache, Statistics
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of
@@ -67,6 +72,7 @@ class ActivationCache:
         self.statistics = Statistics()
         """What the cache did in the run so far."""
         self._config, self._model, self._use = config, model, use
+        self._runner = Runner(model, self._run, use.autocast, self.statistics, use.tell)
         dtype = use.store_dtype if config.use == "auto" else None
         self._rounds_to: torch.dtype | None = getattr(torch, dtype) if dtype else None
         self._earlier: CachedForward | None = None
@@ -156,7 +162,7 @@ class ActivationCache:
         together = self._use.together
         cached = self.now if isinstance(self.now, CachedForward) else None
         # The first 48 bits of the key: as many as a double holds for sure.
-        own = 0.0 if cached is None else float(int(key_of(cached.facts)[:12], 16))
+        own = 0.0 if cached is None else float(int(key_of(cached.boundaries[0].facts)[:12], 16))
         (first,) = together.of_first([own])
         if not together.all_claim([own == first])[0] and cached is not None:
             self.leave()
@@ -225,63 +231,90 @@ class ActivationCache:
 
     def _store(self, planned: Sequence[_Planned]) -> None:
         """Open the stores of all plans and install them; the first boundary is the deepest."""
+        boundaries: list[CachedBoundary] = []
         # If anything fails, modules get their own `forward` back and locks are released.
         with ExitStack() as undo:
-            if (inner := self._take_earlier(planned[0])) is not None:
-                undo.callback(inner.close)
-                earlier = inner.boundary
-                planned = [one for one in planned if one.found.boundary.encloses(earlier)]
-            # In order from the input: each cache is installed around the one whose boundary lies
-            # before its own.
-            for one, stores in reversed(list(self._opened(planned, undo))):
-                inner = self._installed(one, inner)
-                undo.callback(inner.close)
-                self._give_stores(inner, one, stores)
+            if (earlier := self._take_earlier(planned[0])) is not None:
+                undo.callback(earlier.close)
+                undo.callback(earlier.replay.remove)
+                earlier.replay.install()
+                boundaries = [earlier]
+                inner = earlier.replay.boundary
+                planned = [one for one in planned if one.found.boundary.encloses(inner)]
+            # The deepest first: the present phase gets its room before later ones.
+            opened = [(one, found) for one in planned if (found := self._opened(one, undo))]
+            # In order from the input: each is installed around those that lie inside it.
+            for one, boundary in reversed(opened):
+                undo.callback(boundary.replay.remove)
+                boundary.replay.install()
+                for name, split in boundary.splits.items():
+                    # In the mode in which its rows will be used.
+                    with in_mode(self._model, is_training=name == "train"):
+                        check_rows(split, split.store.written())
+                self._use.tell(f"activation cache: {_told(one, boundary)}")
+                boundaries.insert(0, boundary)
             undo.pop_all()
-        if inner is not None:
-            self.now = inner
+        if boundaries:
+            self.now = CachedForward(self._runner, boundaries, self._use.together)
 
-    def _take_earlier(self, own: _Planned) -> CachedForward | None:
-        """Return the cache of the phase before, installed, if it helps here; else close it."""
+    def _take_earlier(self, own: _Planned) -> CachedBoundary | None:
+        """Return the cache of the phase before if it helps here; else close it."""
         earlier, self._earlier = self._earlier, None
         if earlier is None:
             return None
+        # Its phase is over. What it kept for later phases is opened anew where it is needed.
+        deepest, *others = earlier.boundaries
+        for other in others:
+            other.close()
         # Its rows must be equal to those that this phase would compute; modes may have changed.
         if (
             # Where it answers one process and not another, these wait for each other.
             self._use.together.is_on
             # From rounded rows other values follow than in a run that begins in this phase.
             or self._rounds_to is not None
-            or not own.found.boundary.encloses(earlier.boundary)
-            or earlier.facts != facts_at(self._model, earlier.boundary, self._use)
+            or not own.found.boundary.encloses(deepest.replay.boundary)
+            or deepest.facts != facts_at(self._model, deepest.replay.boundary, self._use)
         ):
-            earlier.close()
+            deepest.close()
             return None
-        earlier.stop_recording()
-        earlier.install()
-        return earlier
+        # Rows that it lacks are recorded by the cache of this phase.
+        for split in deepest.splits.values():
+            split.is_full = True
+        return deepest
 
-    def _opened(
-        self, planned: Sequence[_Planned], undo: ExitStack
-    ) -> Iterator[tuple[_Planned, dict[str, Store]]]:
-        """Yield the plans with their stores by split; skip later phases that do not fit."""
-        for one in planned:
-            with ExitStack() as close:
-                try:
-                    prefix = prefix_key(self._model, one.facts)
-                    stores = {
-                        split: close.enter_context(closing(self._opened_store(one, split, prefix)))
-                        for split in self._use.splits
-                    }
-                except StoreError as error:
-                    # Rows of a later phase are optional; those of the present phase are not.
-                    if one.phase is None:
-                        raise
-                    why = f"nothing is stored for phase {one.phase!r}: {error.in_one_line}"
-                    self._use.tell(f"activation cache: {why}")
-                    continue
-                undo.push(close.pop_all())
-                yield one, stores
+    def _opened(self, planned: _Planned, undo: ExitStack) -> CachedBoundary | None:
+        """Open the stores of all splits until `undo` is closed.
+
+        Returns None for a later phase whose stores do not fit.
+        """
+        replay = Replay(self._model, planned.found.boundary, self._rounds_to)
+        boundary = CachedBoundary(replay, planned.facts, {})
+        undo.callback(boundary.close)
+        network = network_key(self._model, self._use.facts)
+        try:
+            prefix = prefix_key(self._model, planned.facts)
+            for split in self._use.splits:
+                store = self._opened_store(planned, split, prefix)
+                boundary.splits[split] = SplitCache(
+                    samples=self._use.splits[split],
+                    store=store,
+                    verdicts=store.verdicts(network),
+                    replay=replay,
+                    runner=self._runner,
+                    size=self._use.batch_sizes[split],
+                    in_order=split != "train",
+                    prefix_seconds=planned.found.pace.prefix,
+                    is_ahead=planned.phase is not None,
+                )
+        except StoreError as error:
+            # Rows of a later phase are optional; those of the present phase are not.
+            if planned.phase is None:
+                raise
+            boundary.close()
+            why = f"nothing is stored for phase {planned.phase!r}: {error.in_one_line}"
+            self._use.tell(f"activation cache: {why}")
+            return None
+        return boundary
 
     def _opened_store(self, planned: _Planned, split: str, prefix: str) -> Store:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
@@ -316,44 +349,11 @@ class ActivationCache:
             "store_dtype": self._use.store_dtype,
         }
 
-    def _installed(self, planned: _Planned, inner: CachedForward | None) -> CachedForward:
-        """Return an installed forward that has no stores yet."""
-        return CachedForward(
-            Runner(self._model, self._run, self._use.autocast),
-            Replay(self._model, planned.found.boundary, self._rounds_to),
-            planned.facts,
-            statistics=self.statistics,
-            seconds=planned.found.pace.prefix,
-            tell=self._use.tell,
-            inner=inner,
-            together=self._use.together,
-        )
 
-    def _give_stores(
-        self, forward: CachedForward, planned: _Planned, stores: Mapping[str, Store]
-    ) -> None:
-        """Add the stores of all splits to an installed forward."""
-        use, network = self._use, network_key(self._model, self._use.facts)
-        for split, store in stores.items():
-            # Some rows are recomputed in the mode in which they will be used.
-            with in_mode(self._model, is_training=split == "train"):
-                forward.add(
-                    use.splits[split],
-                    store,
-                    size=use.batch_sizes[split],
-                    in_order=split != "train",
-                    network=network,
-                    # Nobody has asked about batches of a phase that is yet to come.
-                    tell=use.tell if planned.phase is None else lambda _: None,
-                    checked=store.written(),
-                )
-        use.tell(f"activation cache: {_told(planned, forward)}")
-
-
-def _told(planned: _Planned, forward: CachedForward) -> str:
+def _told(planned: _Planned, boundary: CachedBoundary) -> str:
     """Return the line for the user about an opened cache."""
     found, layout = planned.found, planned.found.layout
-    there = sum(store.num_valid for store in forward.stores)
+    there = sum(split.store.num_valid for split in boundary.splits.values())
     size = layout.num_rows * layout.row_bytes / 2**20
     of_size = f"{size:.0f} MiB, {there} of {layout.num_rows} stored already"
     if planned.phase is not None:

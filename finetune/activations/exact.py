@@ -9,6 +9,7 @@ recorded and used only for *exact* shapes: those in which every sample gets the 
 batch of the kind that defines rows. Each shape is tried once. No pass has side effects.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
@@ -18,8 +19,7 @@ import torch
 from torch import Tensor
 
 from finetune.activations.batch_shapes import SAMPLE, Shape, mask_of, shortened, without_padding
-from finetune.activations.forward import device_of
-from finetune.activations.split_cache import SplitCache
+from finetune.activations.split_cache import SplitCache, device_of
 from finetune.bits import all_same_bits, same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
@@ -53,11 +53,14 @@ def judge(split: SplitCache, batch: Batch) -> ShapeFinding:
     if name in split.verdicts:
         found = ShapeFinding(split.verdicts[name])
     else:
+        began = time.perf_counter()
         found = _tried(split, batch, shape)
         split.verdicts.add(name, found.fault, is_lasting=found.is_lasting)
-    if found.fault is not None and (name, found.fault) not in split.told:
+        split.runner.statistics.seconds_trying += time.perf_counter() - began
+    is_news = (name, found.fault) not in split.told and not split.is_ahead
+    if found.fault is not None and is_news:
         split.told.add((name, found.fault))
-        split.tell(
+        split.runner.tell(
             f"activation cache: batches of {shape} run all layers, none is read from the "
             f"store: {found.fault}"
         )
@@ -91,7 +94,7 @@ def _if_memory_suffices(split: SplitCache, run: Callable[[], T], otherwise: U) -
 
 def _compared(split: SplitCache, batch: Batch, shape: Shape) -> ShapeFinding:
     """Run a batch normally, among other samples, and answered; all must give the same bits."""
-    with split.recording(shape) as recorded:
+    with split.replay.recording(shape, split.constants_of(shape)) as recorded:
         whole = _outcome(split, batch.inputs)
     if not recorded:
         return ShapeFinding("the network calls other layers for them")
@@ -120,7 +123,7 @@ def _answered(
         for name, values in inputs.items()
     }
     try:
-        with split.answering(copies, shape):
+        with split.replay.answering(copies, shape, split.constants_of(shape)):
             return _outcome(split, fetched)
     # The user's code may raise any exception if answers do not fit. Such a batch then runs whole.
     except Exception as error:
@@ -207,9 +210,11 @@ def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:
     Empty if the network makes other calls than in the trial batch, or if a full batch does not
     fit into memory.
     """
+    began = time.perf_counter()
     # The samples are repeated until the batch is full.
     indices = batch.indices.cpu()[torch.arange(split.size) % len(batch)]
     full = _if_memory_suffices(split, lambda: _defining_rows(split, indices, batch.view), None)
+    split.runner.statistics.seconds_trying += time.perf_counter() - began
     return {} if full is None else {name: row[: len(batch)] for name, row in full[1].items()}
 
 
@@ -255,11 +260,19 @@ def _as_stored(
     }
 
 
-def fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
-    """Recompute a few rows, drawn from the row numbers `checked`, and compare with the store.
+def check_rows(split: SplitCache, checked: Tensor) -> None:
+    """Recompute a few rows, drawn from the row numbers `checked`; drop all if one differs."""
+    # Now: otherwise the user would hear much later that stores were removed to make room.
+    split.tell_notes()
+    # The key cannot contain everything that rows depend on: the code of libraries, for example.
+    if len(checked) and (fault := _fault_of_rows(split, checked)) is not None:
+        split.forget()
+        key = split.store.meta.key
+        split.runner.tell(f"activation cache: the rows of store {key} {fault}: all recomputed")
 
-    Returns why the store's rows cannot be used, or None.
-    """
+
+def _fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
+    """Return why the rows of a store cannot be used, or None."""
     # Drawn by the system's generator: those of the run must not advance, and would choose the same
     # rows in every run.
     draw, num_samples = SystemRandom(), len(split.samples)
@@ -297,6 +310,6 @@ def _are_stored(split: SplitCache, indices: Tensor, view: int) -> bool:
 
 def _rows_of(split: SplitCache, batch: Batch, shape: Shape) -> dict[str, Tensor]:
     as_before = preserved(split.runner.model, buffers=True, attributes=True, random=0)
-    with split.recording(shape) as rows, as_before:
+    with split.replay.recording(shape, split.constants_of(shape)) as rows, as_before:
         split.run(batch.inputs)
     return dict(rows)

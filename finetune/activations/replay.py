@@ -147,7 +147,7 @@ class Replay:
     @contextmanager
     def recording(
         self, shape: Shape, constants: Constants | None = None
-    ) -> Iterator[Mapping[str, Tensor]]:
+    ) -> Iterator[dict[str, Tensor]]:
         """Run frozen calls; the yielded mapping holds their rows when the block has ended.
 
         It is empty if the calls of this batch differ from the trial: a module saw another number

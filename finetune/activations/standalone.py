@@ -1,22 +1,23 @@
 """The activation cache around a hand-written loop, without a config."""
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
-from finetune.activations.cached_forward import CachedForward
+from finetune.activations.exact import check_rows
 from finetune.activations.find.boundary import Boundary, Pace, probe
-from finetune.activations.forward import Statistics
+from finetune.activations.forward import CachedBoundary, CachedForward
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import Runner
+from finetune.activations.split_cache import Runner, SplitCache, Statistics
 from finetune.activations.together import Together
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
@@ -68,29 +69,30 @@ def cached_prefix(
     """
     if store is not None and not data:
         raise ModelError("a store on disk needs data=: the name of the data and its version")
-    room = _Room(Path(store or "."), disk_gb if store is not None else 0.0, memory_gb)
-    with closing(CachedPrefix(model, room, data, num_samples)) as prefix:
+    disk_gb = disk_gb if store is not None else 0.0
+    open_store = partial(Store.open, Path(store or "."), disk_gb=disk_gb, facts={"data": data})
+    with closing(CachedPrefix(model, open_store, memory_gb, data, num_samples)) as prefix:
         yield prefix
-
-
-class _Room(NamedTuple):
-    """Where rows are kept, and the most GiB that they may take there; see `cached_prefix`."""
-
-    folder: Path
-    disk_gb: float
-    memory_gb: float
 
 
 class CachedPrefix:
     """Called in place of the model; made by `cached_prefix`."""
 
-    def __init__(self, model: nn.Module, room: _Room, data: str, num_samples: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        open_store: Callable[..., Store],
+        memory_gb: float,
+        data: str,
+        num_samples: int,
+    ) -> None:
         self.statistics = Statistics()
         """Counts of what was answered and recorded so far."""
         self.reasons: tuple[str, ...] = ()
         """Why frozen modules run nevertheless, one line each."""
-        self._model, self._room, self._data = model, room, data
-        self._num_samples = num_samples
+        self._model, self._data, self._num_samples = model, data, num_samples
+        self._open_store, self._memory_gb = open_store, memory_gb
+        self._runner = Runner(model, model, nullcontext, self.statistics, self._note)
         self._opened: dict[_Mode, _ModeCache | None] = {}
         self._now: _ModeCache | None = None
         """What is installed now."""
@@ -170,57 +172,39 @@ class CachedPrefix:
         store = self._store(boundary, key_of(facts | about))
         if store is None:
             return None
+        cache = SplitCache(
+            samples=samples,
+            store=store,
+            verdicts=store.verdicts(network),
+            replay=Replay(self._model, boundary),
+            runner=self._runner,
+            size=len(batch),
+            in_order=False,
+            prefix_seconds=pace.prefix,
+        )
         with ExitStack() as undo:
             undo.callback(store.close)
-            prefix = CachedForward(
-                Runner(self._model, self._model, nullcontext),
-                Replay(self._model, boundary),
-                facts,
-                statistics=self.statistics,
-                seconds=pace.prefix,
-                tell=self._note,
-                together=Together(),
-            )
-            undo.callback(prefix.remove)
+            undo.callback(cache.replay.remove)
+            cache.replay.install()
             # Only samples of the present batch can be recomputed: there is no data set to fetch
             # others from.
             written, here = store.written(), batch.indices.cpu()
-            prefix.add(
-                samples,
-                store,
-                size=len(batch),
-                in_order=False,
-                network=network,
-                tell=self._note,
-                checked=written[torch.isin(written, here)],
-            )
-            # Not installed here: the cache of another mode may be installed. The next call installs
-            # it.
-            prefix.remove()
+            check_rows(cache, written[torch.isin(written, here)])
+            # Installed by the next call, since the cache of another mode may be installed now.
+            cache.replay.remove()
             undo.pop_all()
-        return _ModeCache(prefix, samples)
+        cached = CachedBoundary(cache.replay, facts, {samples.name: cache})
+        return _ModeCache(CachedForward(self._runner, [cached], Together()), samples, store)
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""
+        works = [cache for cache in self._opened.values() if cache is not None]
+        left_gb = self._memory_gb - sum(work.store.memory_bytes for work in works) / (1 << 30)
         try:
-            return Store.open(
-                self._room.folder,
-                key,
-                boundary.specs,
-                self._num_samples,
-                memory_gb=self._room.memory_gb - self._memory_gb,
-                disk_gb=self._room.disk_gb,
-                facts={"data": self._data},
-            )
+            return self._open_store(key, boundary.specs, self._num_samples, memory_gb=left_gb)
         except StoreError as error:
             self._note(f"not stored: {error.in_one_line}")
             return None
-
-    @property
-    def _memory_gb(self) -> float:
-        """GiB of memory that the stores of all modes take."""
-        works = [cache for cache in self._opened.values() if cache is not None]
-        return sum(s.memory_bytes for work in works for s in work.network.stores) / (1 << 30)
 
     def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Boundary, Pace]:
         count = min(len(batch), _TRIAL)
@@ -319,6 +303,7 @@ class _ModeCache:
 
     network: CachedForward
     samples: _PresentBatch
+    store: Store
 
 
 def _by_name(

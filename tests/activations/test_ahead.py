@@ -36,7 +36,7 @@ def test_a_thaw_runs_the_prefix_once_per_sample_over_all_phases(
     runs, tmp_path, monkeypatch, lengths
 ):
     """Also where a phase is so short that a store would do nothing for itself."""
-    monkeypatch.setattr("finetune.activations.cached_forward.in_full_batch", _run_again)
+    monkeypatch.setattr("finetune.activations.forward.in_full_batch", _run_again)
     epochs = sum(lengths) + 2
     stored, whole, said = runs.pair(tmp_path, "UNet", freeze=thawing(*lengths), epochs=epochs)
     runs.assert_same_run(stored, whole)

@@ -105,7 +105,7 @@ def test_a_fetched_batch_carries_its_rows_and_lacks_only_what_nobody_reads(runs,
     trainer = frozen_digits(runs, 8, tmp_path)
     batches = decided(trainer)
     assert [batch.rows.tolist() for batch, _ in batches] == [list(range(8))] * 2
-    assert trainer.cache.now.boundary.unread == {"image"}
+    assert trainer.cache.now.boundaries[0].replay.boundary.unread == {"image"}
     assert [bool(batch.inputs["image"].any()) for batch, _ in batches] == [True, False]
     assert torch.equal(*(outputs for _, outputs in batches))
     assert trainer.cache.statistics.recorded == trainer.cache.statistics.answered == 8
@@ -118,7 +118,7 @@ def test_a_fetched_batch_is_answered_also_if_its_rows_are_given_up_meanwhile(run
     trainer = frozen_digits(runs, 8, tmp_path)
     decided(trainer)
     cache, samples = trainer.cache.now, trainer.splits.train
-    (store,) = [one for one in cache.stores if one.meta.facts["split"] == "train"]
+    store = cache.boundaries[0].splits["train"].store
     for batch in cache.fetches(samples, [torch.arange(8)], epoch=0):
         before = cache.forward(batch, samples)
         other = Store.of(

@@ -206,7 +206,7 @@ def test_all_modes_share_the_budget_of_memory(tmp_path, on_disk):
         assert [reason.partition(":")[0] for reason in prefix.reasons] == (
             [] if on_disk else ["not stored"]
         )
-        stores = [s for work in prefix._opened.values() if work for s in work.network.stores]
+        stores = [work.store for work in prefix._opened.values() if work]
         in_memory = [0, 0] if on_disk else [NUM_SAMPLES * row_bytes]
         assert [s.memory_bytes for s in stores] == in_memory
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.activations.forward import Statistics
+from finetune.activations.split_cache import Statistics
 from finetune.data.batches import Samples
 from finetune.data.loading.skipped import first_skipped
 from finetune.errors import named

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.activations.forward import Statistics
+from finetune.activations.split_cache import Statistics
 from finetune.redaction import redacted
 from finetune.runs.progress import Progress
 
