@@ -59,6 +59,7 @@ class Beside:
             return self.names[name]
         given = name
         taken = {"input", *SINGULAR, *said, *self.names.values()}
+        # More than once if need be: the input may have a column `input/label` of its own.
         while given in taken or given.startswith(_OF_PREDICTIONS):
             given = f"{_PREFIX}{given}"
         if given != name:

@@ -91,6 +91,7 @@ class Journal:
             raise self._fault(error) from error
         self.before = self._found(fingerprint)
         """How far an earlier process was; nothing done without one."""
+        # Behind the last entry of the journal a killed process may have left part of a row.
         self._file.truncate(self.before.size)
         self._file.seek(self.before.size)
         self._now = self.before
@@ -102,6 +103,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             is_changed = kind is not None and issubclass(kind, ChangedInputError)
+            # With another input the rows are of no use, and would only refuse the next command too.
             if kind is None or is_changed or not self._now.count:
                 self.remove()
             else:
@@ -120,6 +122,8 @@ class Journal:
         """
         rows, read = 0, ""
         for part in parts:
+            # Read again in any case: only so is it known that the input still begins with what was
+            # predicted.
             read = digest_of_part(part, read)
             is_done = rows < self.before.rows
             rows += len(part.names)
@@ -135,6 +139,8 @@ class Journal:
         """Append the rows of a piece of `size` samples, and what is to be known behind them."""
         now = self._now
         if now.names != so_far.names:
+            # A column that appears late is filled in when the output is written: rows on the disk
+            # stay as they are.
             now.names, now.unfilled = dict(so_far.names), now.size
         rows: Sequence[dict[str, Any]] = piece.rows
         if rows and not self._is_filled(rows[0]):
@@ -147,6 +153,7 @@ class Journal:
             now.rows, now.size = now.rows + size, now.size + len(data)
             now.count, now.num_bad = now.count + len(rows), now.num_bad + piece.num_bad
             now.num_odd, now.first_odd = so_far.num_odd, so_far.first_odd
+            # Not for each piece: a commit waits for the disk.
             if time.monotonic() >= self._due:
                 self._commit()
         except OSError as error:
@@ -247,6 +254,7 @@ class Journal:
             entry.unfilled,
             entry.num_odd,
         )
+        # Not `isinstance`: `True` is an integer too.
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("it holds a number that is none")
         return entry
@@ -288,6 +296,8 @@ def _opened(path: Path) -> int:
     """
     descriptor = disk.descriptor_to_change(path, make=True)
     try:
+        # In a folder that all may write, another user could lay rows here that we would hand out as
+        # ours.
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise PermissionError(errno.EACCES, f"{path.name} belongs to another user")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -307,6 +317,8 @@ def digest_of_part(part: Incoming, before: str) -> str:
     known: dict[str, Sequence[Any]] = {"names": part.names, "bad": sorted(part.bad)}
     columns = dict(part.columns) | dict(part.beside)
     for name, cells in (*known.items(), *columns.items()):
+        # Zeros part the names from the cells: no other split of the same letters has the same
+        # bytes. Names and cells may hold halves of characters, which UTF-8 refuses otherwise.
         digest.update(f"\0{name}\0".encode("utf-8", "surrogatepass"))
         digest.update(_bytes_of(list(cells)))
     return digest.hexdigest()

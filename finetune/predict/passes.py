@@ -79,6 +79,8 @@ class Passes:
                     yield from answers
                 continue
             cuts = by_length(window, lengths, self.batch_size)
+            # All answers of a window are there before the first is given: by length, they come out
+            # of order.
             found = [one for part in self._passes(samples, columns, cuts, bad) for one in part]
             yield from sorted(found, key=lambda answer: answer.position)
 
@@ -102,6 +104,7 @@ class Passes:
             except (DataError, ModelError):
                 if bad is None:
                     raise
+                # The error has ended the iterator of batches: fetching begins anew behind this one.
                 good = self._without_bad(samples, columns, cuts[done], bad)
                 if len(good):
                     yield self._answers(samples, columns, samples.fetch(good).to(run.device))

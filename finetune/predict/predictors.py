@@ -97,6 +97,7 @@ class Predictors:
             old.by_itself("")
         others = [one for each, one in self._heads.items() if each != name]
         head = Head.of(predictor, others)
+        # A head without a prefix has the key None, as all others without one have.
         twins = [one for one in others if _key(head) is not None and _key(one) == _key(head)]
         if twins:
             assert head.prefix is not None
@@ -236,6 +237,7 @@ def run_heads(
         return HeadOutputs(outputs, len(heads))
     for one in others:
         assert one.replay is not None
+        # Anew for each head: a network may change what it is given in place.
         copies = {name: row.clone() for name, row in rows.items()}
         with one.replay.answering(copies, shape, constants):
             outputs.append(run(one.predictor, _copied(batch)))
@@ -272,12 +274,15 @@ def _agree(twin: Head, head: Head) -> bool:
     """
     assert head.prefix is not None
     trial, size = head.prefix.trial, len(next(iter(head.prefix.trial.values())))
+    # The last sample is the padded one. Kernels may round a sample otherwise in a batch of another
+    # size.
     for kept in (slice(0, 1), slice(0, 3), slice(size - 1, size), slice(0, size)):
         inputs = {name: values[kept] for name, values in trial.items()}
         batch = Batch(inputs, None, torch.arange(len(next(iter(inputs.values())))))
         own = _run_plain(head.predictor, batch)
         shared = run_heads([twin, head], batch, _run_plain).of_heads[1]
         given = list(tensors_in(own))
+        # Outputs without a tensor would agree whatever the networks do.
         if not given or not all_same_bits(given, list(tensors_in(shared))):
             return False
     return True

@@ -84,6 +84,7 @@ def find_prefix(predictor: Predictor, known: Iterable[FrozenPrefix] = ()) -> Fro
         return "; ".join(boundary.reasons) or "no frozen call comes before what is trained"
     about = facts | {
         "fitted": json.dumps(document.get("fitted"), sort_keys=True, default=str),
+        # Two heads may read other outputs of one prefix; an answer has those of the first alone.
         "leaves": [repr(call.leaves) for call in boundary.calls],
     }
     return FrozenPrefix(key_of(about), network, boundary, tuple(facts["tensors"]), trial)
@@ -119,8 +120,11 @@ def _made_up(
     specs: Mapping[str, TensorSpec], device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[tuple[int, int]]]:
     """Return two batches of random inputs, and pairs of rows that hold the same sample in both."""
+    # A generator of our own: random numbers of the caller stay as they were.
     draw = torch.Generator().manual_seed(0)
     rows = {name: _random(name, spec, draw) for name, spec in specs.items()}
+    # Some samples of the first batch at other places, and others beside them: `probe` compares
+    # them.
     order = [2, 5, 0, 4]
     shared = [(row, place) for place, row in enumerate(order) if row < _TRIAL]
     first = {name: values[:_TRIAL].to(device) for name, values in rows.items()}

@@ -39,6 +39,8 @@ class WindowedRows:
     def answers(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         """Yield the answer of each row, given those of the windows in order."""
         for row, some in groupby(answers, lambda one: self.windows[one.position].row):
+            # Before the look at `_bad`: a window that cannot be predicted is told while the others
+            # are read.
             whole = self._whole((one.position, one.record) for one in some)
             if row not in self._bad:
                 yield Answer(row, whole, None)

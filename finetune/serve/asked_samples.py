@@ -85,6 +85,7 @@ def names_asked(given: Any, runs: Mapping[str, Predictor]) -> tuple[str, ...]:
         if not isinstance(name, str) or name not in runs:
             near = did_you_mean(name, runs) if isinstance(name, str) else None
             raise Refusal(404, f"no run {in_short(name)}", near or "GET /runs lists them")
+    # A name that is sent twice must not run its network twice.
     return tuple(dict.fromkeys(given))
 
 
@@ -115,10 +116,14 @@ def _parsed(body: bytes) -> Any:
         Refusal: it is not JSON of this world: NaN, numbers too long, nested too deep, not UTF-8.
     """
     try:
+        # Python's reader takes NaN and Infinity, which JSON has not: a network would answer them
+        # with NaN.
         return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise Refusal(400, "the body is not UTF-8") from None
     except RecursionError:
+        # Python's reader calls itself for each level: a body of brackets would else count as a bug
+        # of ours.
         raise Refusal(400, "the JSON is nested too deep") from None
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {error}") from None
@@ -132,6 +137,7 @@ def _refuse_constant(name: str) -> Any:
 
 def _row(item: Any, kinds: Mapping[str, Kind], number: int) -> Mapping[str, Any]:
     """Return a sample as values by column."""
+    # `{"base64": ...}` is a file and no sample, unless a run has a column of that name.
     is_content = isinstance(item, dict) and item.keys() == {"base64"} and "base64" not in kinds
     if not isinstance(item, dict) or is_content:
         if len(kinds) == 1:
@@ -188,6 +194,8 @@ def _content(value: Any, kind: str, where: str) -> Any:
     if not isinstance(value, dict) or value.keys() != {"base64"}:
         raise Refusal(422, f"{where}: no {kind}, got {in_short(value)}", _OFF_LINE)
     try:
+        # Without `validate` Python skips strange letters, and other bytes than those meant are
+        # decoded.
         return base64.b64decode(value["base64"], validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise Refusal(422, f"{where}: base64 that cannot be decoded") from None
@@ -203,6 +211,7 @@ def _numbers(value: Any, where: str, largest: str) -> Any:
         for one in value:
             _numbers(one, where, largest)
         return value
+    # `True` is an integer to Python.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or (largest == "whole" and value != math.floor(_bounded(value, where))):
         word = "whole number" if largest == "whole" else "number"

@@ -17,6 +17,7 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    # The counts of Prometheus are cumulative: each bucket holds all values up to its bound.
     def lines(self, name: str) -> list[str]:
         total, lines = 0, []
         bounds = [*map(_number, self._bounds), "+Inf"]

@@ -52,6 +52,8 @@ class Doorman:
                 status = message["status"]
             await send(message)
 
+        # Only these run networks. Health and counts are answered also where too many of them are at
+        # work.
         takes_part = scope["method"] == "POST"
         self.at_work += takes_part
         try:
@@ -71,6 +73,8 @@ class Doorman:
         host = _host(headers.get(b"host", ""))
         if self._hosts and host not in self._hosts:
             raise Refusal(421, "this service is not addressed by that name", "use 127.0.0.1")
+        # Browsers name the page that asks. Without this any page could use the service of its
+        # visitor's machine.
         origin = headers.get(b"origin")
         if origin is not None and _host(origin.partition("://")[2]) != host:
             raise Refusal(403, "a page of another site may not use this service")
@@ -150,6 +154,7 @@ async def refuse(refusal: Refusal, send: Send) -> None:
         "x-content-type-options": "nosniff",
         **refusal.headers,
     }
+    # A part of the body may still come, which would be read as the next request.
     if refusal.status in (408, 413):
         headers["connection"] = "close"
     pairs = [(name.encode(), value.encode("ascii")) for name, value in headers.items()]
@@ -171,6 +176,7 @@ def _given(body: bytes, receive: Receive) -> Receive:
 
 def _host(address: str) -> str:
     """Return the host of `host:port`, in small letters."""
+    # An address of IPv6 has colons of its own.
     if address.startswith("["):
         return address.partition("]")[0].removeprefix("[").lower()
     return address.partition(":")[0].lower()

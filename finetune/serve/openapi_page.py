@@ -10,6 +10,7 @@ from finetune.models.network import TensorSpec
 from finetune.predict import Predictor
 from finetune.serve.refusal import ServiceLimits
 
+# Like `_LARGEST` in `asked_samples.py`, in round numbers: the schema is for people and generators.
 _NUMBER = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
 _WHOLE = {"type": "integer", "minimum": -(2**63) + 1, "maximum": 2**63 - 1}
 _OF_FILES = ("image", "grey image", "audio", "text", "text or nothing")

@@ -41,6 +41,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault of ours
     @property
     def headers(self) -> dict[str, str]:
         """Headers of the answer: where trying again helps, when."""
+        # For all others the same request gets the same refusal again.
         return {"retry-after": "1"} if self.status in (429, 503) else {}
 
     def as_data(self) -> dict[str, str]:

@@ -52,6 +52,7 @@ class RequestQueue:
         self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._changed = threading.Condition()
         self._is_over = False
+        # As a daemon: where the service cannot start, nobody closes the queue.
         self._thread = threading.Thread(target=self._work, name="predictions", daemon=True)
         self._thread.start()
 
@@ -93,11 +94,14 @@ class RequestQueue:
                 while not (self._waiting or self._errands or self._is_over):
                     self._changed.wait()
                 errands, self._errands = self._errands, deque()
+            # Outside the lock: adding a run tries its prefix, and requests must be taken meanwhile.
             for errand, done in errands:
                 _settle(done, errand)
             batch = self._next_batch()
             if batch:
                 self._answer(batch)
+            # Only when nothing waits: those that were accepted are answered before the service
+            # ends.
             elif self._is_over and not self._errands:
                 return
 
@@ -118,12 +122,14 @@ class RequestQueue:
         return batch
 
     def _room(self, asked: AskedSamples) -> int:
+        # A run may have gone since the request was read; `_run` then says so.
         known = [name for name in asked.names if name in self._runs]
         return min((self._runs[name].batch_size for name in known), default=0)
 
     def _take_alike(self, batch: list[Waiting], room: int) -> int:
         """Move waiting requests that fit into a batch; return how many samples they have."""
         taken = 0
+        # A copy, since those taken are removed meanwhile.
         for one in list(self._waiting):
             is_alike = (
                 one.asked.names == batch[0].asked.names
@@ -138,6 +144,7 @@ class RequestQueue:
     def _answer(self, batch: list[Waiting]) -> None:
         now = time.monotonic()
         for late in [one for one in batch if one.until < now]:
+            # Nobody waits for it: its pass would only delay the others.
             late.answer.cancel()
         # A client that waits no longer has cancelled its own.
         batch = [one for one in batch if one.answer.set_running_or_notify_cancel()]

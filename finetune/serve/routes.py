@@ -206,6 +206,7 @@ class Service:
             raise Refusal(415, "the body is not multipart/form-data", "JSON goes to /predict")
         most = self.limits.items
         size = self.limits.body_bytes
+        # Starlette's own limit of a part is 1 MiB; the doorman has checked the whole body already.
         async with request.form(max_files=most, max_fields=most, max_part_size=size) as form:
             return await self._answer(await self._read_files(form))
 
@@ -258,12 +259,14 @@ def _request_handler(fastapi: Any, handler: Callable[..., Any]) -> Callable[...,
     async def endpoint(request: Any) -> Any:
         return await handler(request)
 
+    # Set by hand: the class is known only where the optional package is there.
     endpoint.__annotations__ = {"request": fastapi.Request}
     return endpoint
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
     fastapi = require("fastapi", extra="serve")
+    # So that no browser takes an answer for a page: it holds text that the client has sent.
     given = {"x-content-type-options": "nosniff"} | (headers or {})
     return fastapi.Response(safe_json(value), status, given, "application/json")
 

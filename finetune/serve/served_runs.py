@@ -55,12 +55,15 @@ class ServedRuns:
                 usable run. One inside of a named folder that cannot be loaded is told.
         """
         found = self._found()
+        # Runs that share a frozen base share its memory. One alone has nobody to share with.
         bases = Bases() if len(found) > 1 else None
         for name, path in found.items():
+            # Before the loading: a run that is saved meanwhile is loaded again at the next look.
             stamp = _stamp(path)
             try:
                 self.predictors.add(name, self._loading.load(path, bases))
             except FinetuneError as error:
+                # A run that the user has named must not go missing with a note alone.
                 if path in self._folders:
                     raise
                 self._tell(f"note: {name} is not served: {error.in_one_line}")
@@ -83,6 +86,7 @@ class ServedRuns:
         except FinetuneError as error:
             self._tell(f"the runs stay as they are: {error.in_one_line}")
             return
+        # A list, since the mapping changes meanwhile.
         for name in [name for name in self.predictors if name not in found]:
             self._stamps.pop(name, None)
             call(lambda name=name: self.predictors.remove(name))  # type: ignore[misc]
@@ -142,4 +146,5 @@ def _stamp(path: Path) -> str:
         stats = [file.stat() for file in files if file.is_file()]
     except (FinetuneError, OSError):
         return "not usable"
+    # The inode as well: files are replaced by renaming, and two may have one size and one time.
     return " ".join(f"{one.st_ino} {one.st_mtime_ns} {one.st_size}" for one in stats)

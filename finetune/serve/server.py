@@ -49,6 +49,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with contextlib.ExitStack() as closed_if_not_bound:
             found = closed_if_not_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # Else the address stays taken for a minute after a service that had open connections.
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind((host, port))
             closed_if_not_bound.pop_all()
@@ -93,7 +94,9 @@ def serve(
         http=bounded_protocol(limits.read_timeout_s, told_slow),
         lifespan="off",
         log_level="warning",
+        # `/metrics` counts requests.
         access_log=False,
+        # Versions of libraries are no business of a stranger.
         server_header=False,
         timeout_graceful_shutdown=patience,
         log_config=None,

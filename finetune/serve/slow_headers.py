@@ -84,6 +84,7 @@ class HeadersTimer:
     def _close(self) -> None:
         self._running = None
         transport = self._connection.transport
+        # A request may have become whole in the moment in which the time was over.
         if self._is_waiting and not transport.is_closing():
             transport.write(self._answer)
             transport.close()

@@ -42,6 +42,7 @@ def is_plain_number(cell: object) -> bool:
     if isinstance(cell, bool):
         return False
     if isinstance(cell, int | float):
+        # NaN is not equal to itself.
         return cell == cell and abs(cell) != float("inf")
     return (
         isinstance(cell, str)

@@ -66,9 +66,11 @@ def choose_columns_to_learn(
     task, keys, on_task = task_for(found, [by_name[name] for name in target], by_name, wishes)
     inputs, on_inputs = _inputs(by_name, target, task, wishes, found)
     _refuse_unfit(task, first, found.num_rows)
+    # Only now: whether there are two texts to compare is known with the inputs.
     if task == "classification" and is_score_of_a_pair(by_name, inputs, first, wishes):
         task, keys, on_task = similarity_task(first)
     choices = (on_target, *on_inputs, on_task)
+    # Columns of a folder have the names that a config takes where it names none.
     is_folder = found.kind in ("texts", "images", "recordings")
     return Columns(task, target, inputs, by_name, choices, named=not is_folder, task_keys=keys)
 

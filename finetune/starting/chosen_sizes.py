@@ -76,6 +76,7 @@ def chosen_sizes(
     split = None if has_parts else _split(num_rows, classes)
     if split is not None and has_copies:
         split["copies"] = "together"
+    # Validation and test have the same share.
     train = num_rows if split is None else num_rows - 2 * round(num_rows * _share(num_rows))
     batch = wishes.batch_size or _batch(train, pace)
     steps = math.ceil(train / batch)
@@ -95,6 +96,7 @@ def _batch(train: int, pace: TrainingPace) -> int:
 
 def _share(num_rows: int) -> float:
     """Return the share of the samples for validation, and for the test."""
+    # A tenth of few samples would be too few to tell two networks apart.
     return 0.15 if num_rows < 2000 else 0.1
 
 

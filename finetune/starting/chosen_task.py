@@ -47,6 +47,7 @@ def _other(task: str) -> str:
 def _task_of(found: FoundData, targets: Sequence[Judged], by_name: Mapping[str, Judged]) -> _Task:
     """Return the task that suits the targets."""
     first = targets[0]
+    # Several columns are learnt as classes only where each tells yes or no.
     if len(targets) > 1:
         if all(set(one.values) <= {0, 1, "0", "1"} for one in targets):
             why = f"since all {len(targets)} targets are 0 or 1"
@@ -66,6 +67,7 @@ def _task_of(found: FoundData, targets: Sequence[Judged], by_name: Mapping[str, 
             {},
             Choice("task", "regression", "since each sample has several numbers"),
         )
+    # A few whole numbers are mostly numbers of classes.
     if first.role == "number" and not (first.is_whole and first.distinct <= MOST_CLASSES):
         kind = "whole numbers" if first.is_whole else "numbers"
         why = f"since {first.name} holds {first.distinct:,} different {kind}"

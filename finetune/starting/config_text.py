@@ -68,6 +68,8 @@ def _entry(entry: Any, depth: int) -> list[str]:
 
 def _flow(value: Any) -> str:
     """Return a value as YAML in one line."""
+    # As wide as need be: what has a line of its own is decided here, YAML would break lines
+    # anywhere.
     text: str = yaml.dump(
         value,
         Dumper=_Flow,
@@ -76,5 +78,5 @@ def _flow(value: Any) -> str:
         allow_unicode=True,
         width=float("inf"),
     )
-    # A column called `${env:HOME}` is no reference to a variable.
+    # A column called `${env:HOME}` is no reference to a variable. YAML ends a single word by `...`.
     return escaped(text.removesuffix("\n").removesuffix("\n..."))

@@ -78,6 +78,7 @@ def opened(kind: DataKind, sources: Mapping[str, Keys], told: Sequence[str] = ()
         node = DataConfig.model_validate({"source": keys}).source
         assert node is not None
         if name in ("source", "train"):
+            # The other parts are not read: everything is chosen by the training samples.
             table = open_source(node, (), ())
             found = FoundData(kind, dict(sources), table.columns, len(table), tuple(told))
             found = replace(found, told=(*found.told, *table.notes), folder=table.folder)

@@ -57,12 +57,14 @@ def find_data(path: Path) -> FoundData:
 
 def _found_in_folder(path: Path) -> FoundData:
     """Return the data of a folder."""
+    # Its JSON lines would be taken for a table.
     if (path / "metrics.jsonl").is_file() and (path / "config.yaml").is_file():
         hint = f"finetune predict {path} new.csv"
         raise DataError("is the folder of a run", where=str(path), hint=hint)
     if is_saved(path):
         return _of_datasets(path)
     files = [file for file in files_below(path) if file.suffix.lower() not in (".yaml", ".yml")]
+    # Runs that were trained beside the data lie there, with tables and pictures of their own.
     files = [file for file in files if "runs" not in file.relative_to(path).parts[:1]]
     files = [file for file in files if file.name.partition(".")[0].lower() not in _ABOUT_DATA]
     if not files:
@@ -228,6 +230,7 @@ def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
         except DataError:  # a name without a number
             found = None
         classes = set() if found is None else _classes(found)
+        # Where most files have a class of their own, the names are no labels.
         if found is not None and 1 < len(classes) <= len(kept) / 2:
             said = f"labels: {named(sorted(classes))}, found in names such as {kept[0].name!r}"
             return replace(found, told=(*found.told, said))

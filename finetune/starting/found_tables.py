@@ -36,6 +36,7 @@ def tables_of_folder(path: Path, files: Sequence[Path], tables: Sequence[Path]) 
     for file in tables:
         if (part := part_of(file, path)) is not None:
             parts.setdefault(part, []).append(file)
+    # Only if each of them is a part: a table beside them may be the one that is meant.
     if "train" in parts and sum(map(len, parts.values())) == len(tables):
         return _tables_of_parts(path, parts)
     names = {file: _names_of(file) for file in tables}

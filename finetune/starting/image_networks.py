@@ -142,6 +142,7 @@ def _pixel_types(found: FoundData, name: str) -> dict[str, str]:
     is_whole = bool((values == values.round()).all()) if values.is_floating_point() else True
     if values.dtype == torch.uint8 or not is_whole or float(values.max()) <= 1:
         return {}
+    # Whole numbers of 64 bits, as numpy has them, would take eight times the memory.
     is_pixels = float(values.min()) >= 0 and float(values.max()) <= 255
     return {name: "uint8" if is_pixels else "float32"}
 

@@ -136,6 +136,7 @@ class Claims:
     def _enqueue_again(self, record: FrozenTrial, deaths: int) -> None:
         """Enqueue a trial under its own number, unless that is done; then close the old record."""
         trials = self.study.get_trials(deepcopy=False)
+        # A process that was killed in the middle of this has enqueued it already.
         if not any(one.user_attrs.get(GOES_ON) == record.number for one in trials):
             attributes: dict[str, Any] = {_DEATHS: deaths, GOES_ON: record.number}
             if NUMBER in record.user_attrs:

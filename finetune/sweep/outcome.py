@@ -72,6 +72,7 @@ def trial_records(
 def _record(trial: FrozenTrial, home: Path) -> TrialRecord:
     """Return the record of a trial."""
     name = trial.user_attrs.get(RUN)
+    # Others may write to a shared study: a name must not lead out of the folder.
     run = home / name if isinstance(name, str) and Path(name).name == name else None
     run = run if run is not None and is_run(run) else None
     return TrialRecord(

@@ -55,6 +55,7 @@ def prepare(
     study = storage.open(name, judged.direction)
     with storage.locked(name), told_of_storage():
         _refuse_other_config(study, digest_of_config(asked.config, judged), home)
+    # Not part of what the study was begun with: it may change between two commands.
     study.pruner = pruner_of(sweep)
     wanted = trials or sweep.trials or (None if sweep.sampler == "grid" else _TRIALS)
     proposals = Proposals(space, judged, sweep.sampler, asked.config.seed)

@@ -147,6 +147,8 @@ def _engine(url: str) -> Engine:
         FinetuneError: its driver is not installed.
     """
     try:
+        # Without a transaction: one that lasts as long as the lock would be idle meanwhile, and
+        # servers end such ones.
         return create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     except ModuleNotFoundError as error:
         raise FinetuneError(

@@ -102,6 +102,7 @@ class Sweeping:
             if claim is None:
                 return
             folder = self.home / f"trial-{claim.number:05d}"
+            # The name alone: another machine that shares the study has its folder elsewhere.
             claim.record.set_user_attr(RUN, folder.name)
             overrides = self.claims.proposals.space.overrides(claim.params)
             arguments = self.asked.arguments_with(overrides)
@@ -126,6 +127,7 @@ class Sweeping:
         """Look at one process: pass on its evaluations, end it early, or note how it ended."""
         claim = process.claim
         with told_of_storage():
+            # Two processes would else write to one run, each in the belief that the other is gone.
             if is_due and not claim.sign_of_life():
                 self.say(f"trial {claim.number} was taken over by another process")
                 process.kill()
@@ -140,6 +142,7 @@ class Sweeping:
     def _report(self, process: TrialTraining, *, may_prune: bool) -> None:
         """Report new evaluations to the study; stop a trial that the pruner gives up."""
         figures = process.figures(self.judged.metric)
+        # From where it was: the file holds all evaluations, and a pruner must not see one twice.
         for number, value in enumerate(figures[process.num_reported :], process.num_reported + 1):
             process.claim.record.report(value, number)
             process.num_reported = number
@@ -181,6 +184,7 @@ class Sweeping:
                 key=("sweep", "direction"),
             )
         self.claims.study.tell(claim.record, value)
+        # In a row: a sweep may meet some values with which training cannot work.
         self._failures.clear()
         best = self.claims.study.best_trial
         self.say(

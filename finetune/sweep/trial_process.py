@@ -76,6 +76,7 @@ class TrialTraining:
         if holder is not None and not holder.is_dead():
             self._process = None  # a left-over process took the folder first: it is waited for
             return None
+        # The signals themselves, too: they may come before the run has begun to listen.
         if code in (StoppedError.exit_code, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
             return Ending.STOPPED
         return Ending.KILLED if code < 0 else Ending.REFUSED
@@ -120,6 +121,7 @@ class TrialTraining:
 
     def _start(self) -> None:
         """Start `finetune train`; a run that the folder holds goes on."""
+        # By `-P` no module of the current folder is imported in place of a library.
         command = [sys.executable, "-P", "-m", "finetune", "train", *self.arguments]
         with disk.open_to_append(self.log) as log:
             self._process = subprocess.Popen(
