@@ -101,7 +101,9 @@ def _tensors(
     found = []
     for name, tensor in after.items():
         exported = name.removeprefix(prefix)
+        # Tied tensors are one in memory; exports hold them once, under the first name.
         place = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.stride()))
+        # Empty tensors share the address 0 without being tied.
         other = first.setdefault(place, exported) if tensor.numel() else exported
         found.append(
             CertifiedTensor(

@@ -143,6 +143,7 @@ def _place(path: str) -> str | None:
     if path.startswith("package:"):
         package, _, inner = path.removeprefix("package:").partition("/")
         return f"resources.files({package!r}) / {inner!r}"
+    # What is there as a folder was read from it; any other name is one of the hub.
     return None if Path(path).expanduser().exists() else repr(path)
 
 

@@ -36,6 +36,7 @@ def write_delta(source: ExportSource, folder: Path) -> WrittenFormat:
     _refuse_random(base, {f"{prefix}{name}" for name in delta})
     fingerprint = read_manifest(chosen).base
     save_file(delta, folder / FILE, metadata={"format": "pt", "base": fingerprint})
+    # Read again from the file, so that the comparison is of what was written.
     put_delta(load_file(folder / FILE), exported_module(base))
 
     def run(one: Pass) -> Outputs:
@@ -82,6 +83,7 @@ def _code(source: ExportSource, folder: Path, delta: dict[str, Tensor]) -> str:
     if built is None:
         return f'from safetensors.torch import load_file\n\ndelta = load_file("{FILE}")'
     lines = ["from safetensors.torch import load_file", *built, "tensors = network.state_dict()"]
+    # Where some rows of a tensor were trained, its name says which: `table[0:100]`.
     if any("[" in name for name in delta):
         lines += [
             f'for name, value in load_file("{FILE}").items():',

@@ -83,6 +83,7 @@ def export_run(
     with new_folder(folder) as aside:
         end_if_asked()
         written = write_delta(source, aside) if delta else _written(form, source, aside)
+        # Inside the block: the folder gets its name only when what lies in it agrees.
         checked = _checked(source.predictor, written, check, tell)
         end_if_asked()
         card = model_card(source, f"{form}, delta" if delta else form, written, checked)
@@ -99,6 +100,8 @@ def _source(
     tell: Callable[[str], None],
 ) -> ExportSource:
     """Load a run on the CPU and in float32, in which every format is written."""
+    # Formats are written once for all machines: half precision of a GPU is no property of the
+    # network.
     plain = ("train.device=cpu", "train.precision=float32", *PLAIN_CALLS)
     predictor = load_predictor(run_dir, trust=trust, overrides=(*overrides, *plain))
     run = predictor.run

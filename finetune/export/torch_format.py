@@ -27,6 +27,7 @@ def write_torch(source: ExportSource, folder: Path) -> WrittenFormat:
     """
     program = traced(source)
     torch.export.save(program, folder / FILE)
+    # The comparison is of what another program would load, not of the program in memory.
     loaded = torch.export.load(folder / FILE).module()
     names = argument_names(source.run.columns)
 

@@ -118,6 +118,8 @@ def _written(whole: _Whole, source: ExportSource, folder: Path, transformers: An
     if is_sentence:
         assert isinstance(whole.inputs, HubTexts)
         _write_sentence_transformer(whole, whole.inputs.tokenize.max_length, folder)
+    # What was just written needs neither the hub nor code of others; if it does, the export is
+    # wrong.
     where = {"local_files_only": True, "trust_remote_code": False}
     model = getattr(transformers, whole.head.auto).from_pretrained(folder, **where).eval()
     reader = whole.inputs.reader(folder, transformers)
@@ -272,6 +274,7 @@ def _output(whole: _Whole, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
             pooled = hidden[:, 0]
         case "last":
             places = torch.arange(mask.shape[1])
+            # The last token of each text, also where texts are padded on the left.
             pooled = hidden[torch.arange(len(hidden)), (mask.ne(0) * places).argmax(dim=1)]
         case _:
             pooled = hidden

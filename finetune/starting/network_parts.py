@@ -49,6 +49,7 @@ def head_of(columns: Columns, found: FoundData, **keys: Any) -> list[Keys]:
     """Return the last layers: one output per class or number, in the unit of the target."""
     if columns.task != "regression":
         return [{"name": "head", "type": "Linear", **keys, "out_features": "classes"}]
+    # The head then learns numbers around 0 and 1, whatever the unit of the target is.
     scale, shift = unit_of(columns, found)
     count = len(scale)
     # One number needs no list.
@@ -62,6 +63,7 @@ def head_of(columns: Columns, found: FoundData, **keys: Any) -> list[Keys]:
 def unit_of(columns: Columns, found: FoundData) -> tuple[list[float], list[float]]:
     """Return standard deviation and mean of each number that is learnt, to four digits."""
     numbers = torch.cat([_numbers(found, name) for name in columns.target], dim=1)
+    # A target that is always the same has no spread, and nothing may be multiplied by 0.
     scale = [_rounded(float(value)) or 1.0 for value in numbers.std(dim=0)]
     return scale, [_rounded(float(value)) for value in numbers.mean(dim=0)]
 
@@ -97,10 +99,13 @@ def rates_of(columns: Columns, wishes: Wishes) -> tuple[Any, float, Choice]:
     if train == "head":
         why = "the head alone is trained (--train top or all trains more)"
         return ["encoder"], 1e-2, Choice("frozen", "the pretrained network", why)
+    # A new head learns from nothing, pretrained weights are only to be moved a little.
     rates = {"head": 1e-3, "encoder.*": 5e-5}
     if train == "all":
         phases = [{"name": "all", "train": [{"all": True}], "lr": rates}]
         return {"phases": phases}, 1e-3, Choice("frozen", "nothing", "as you said")
+    # First the head alone: gradients through an untrained one would move what is pretrained at
+    # random.
     top = {"name": "top", "train": ["head", {"depth": "-2:"}], "lr": rates}
     first = {"name": "head", "train": ["head"], "until": {"epochs": 1}}
     told = Choice("frozen", "all but the head; its last two blocks only in the first epoch")

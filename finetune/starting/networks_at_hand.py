@@ -28,6 +28,7 @@ def is_reachable(host: str) -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").strip() not in ("", "0"):
         return False
     try:
+        # Tried here, since a download that fails begins only when the user trains.
         with socket.create_connection((host, 443), timeout=_TIMEOUT_S):
             return True
     except OSError:
@@ -37,6 +38,7 @@ def is_reachable(host: str) -> bool:
 def _is_kept(repository: str) -> bool:
     """Tell whether the hub's cache holds a repository."""
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    # Looked for by hand: the library that knows comes with an extra.
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     return (hub / f"models--{repository.replace('/', '--')}" / "snapshots").is_dir()
 

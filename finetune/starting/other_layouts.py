@@ -34,6 +34,7 @@ def refuse_boxes(path: Path, files: Sequence[Path]) -> None:
         if file.suffix.lower() == ".json":
             refuse_coco(file)
         if file.suffix.lower() == ".txt" and "labels" in file.relative_to(path).parts[:-1]:
+            # In a folder of that name alone: a text of a sample may begin with numbers as well.
             first = _beginning(file).decode("utf-8", "replace").partition("\n")[0].strip()
             if _YOLO_LINE.fullmatch(first):
                 raise DataError(
@@ -98,6 +99,7 @@ def _is_coco(file: Path) -> bool:
     if not file.stat().st_size:
         return False
     with file.open("rb") as opened:
+        # Mapped, as such a file may be larger than memory.
         text = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     is_one = text[:_LOOKED_AT].lstrip().startswith(b"{") and text.find(b"}\n{") < 0
     # Most files lack the word, and need not be looked at any further.

@@ -59,6 +59,7 @@ def proposed(
     """
     columns = choose_columns_to_learn(found, by_name, wishes)
     target = by_name[columns.target[0]]
+    # Before a network is chosen, for which the hub may be asked.
     _refuse_gaps(target, found.num_rows)
     network = choose_network(found, columns, wishes)
     lengths = chosen_sizes(
@@ -135,7 +136,9 @@ def _config(
         data["transforms"] = network.transforms
     task = {"type": columns.task, **columns.task_keys, "metrics": metrics_of(columns)}
     if columns.task == "segmentation" and _is_black_and_white(found, columns.target[0]):
+        # 255 is the usual mark of pixels that do not count; here it is a class.
         task["ignore_index"] = None
+    # In the order in which people read a config, which `config_text` keeps.
     config: dict[str, Any] = {"seed": 0, "model": {"layers": network.layers}, "data": data}
     config |= {"task": task}
     if network.freeze is not None:

@@ -54,6 +54,7 @@ def _one_of(question: str, offered: Sequence[str]) -> str:
         tell(f"  {number}  {name}", sys.stderr)
     if len(offered) > len(shown):
         tell(f"  and {len(offered) - len(shown)} more", sys.stderr)
+    # Not for ever: the input may be a program that gives the same answer again and again.
     for _ in range(_TRIES):
         said = _answer(question, shown[0])
         if said in offered:
@@ -67,6 +68,7 @@ def _one_of(question: str, offered: Sequence[str]) -> str:
 def _answer(question: str, usual: str) -> str:
     """Return the answer that a person types; the usual one for an empty line."""
     try:
+        # On standard error: the output is what was chosen, which a program may read as JSON.
         return str(typer.prompt(question, default=one_line(usual), err=True)).strip()
     except typer.Abort as error:
         raise FinetuneError("no answer: the input has ended", hint="--yes asks nothing") from error

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+# The likeliest first: where two columns have such names, the earlier name is taken.
 TARGET_NAMES = (
     *("label", "target", "y", "labels", "targets", "class", "category", "species", "outcome"),
     *("sentiment", "survived", "price", "churn", "diagnosis", "mask", "tags", "classes", "quality"),
