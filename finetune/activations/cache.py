@@ -19,7 +19,6 @@ from finetune.activations.estimate import (
     Use,
     facts_at,
     facts_of_split,
-    find_ahead,
     find_estimate,
 )
 from finetune.activations.exact import check_rows
@@ -34,7 +33,7 @@ from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache, Statistics
 from finetune.config.activation_cache import CacheConfig
-from finetune.freezing.apply import in_mode
+from finetune.freezing.apply import in_mode, mask_given_back, take_on
 from finetune.store.directory import cache_root, key_of
 from finetune.store.store import Store, StoreError
 from finetune.store.store_folder import folder_of, num_written
@@ -147,7 +146,10 @@ class ActivationCache:
         try:
             # Looked at first: whether it pays depends on what a run before has stored.
             own = self._planned(found, facts_at(self._model, found.boundary, self._use))
-            planned = [own] if self._pays(own.found) else []
+            planned = [own] if own.found.pays else []
+            if not planned:
+                why = own.found.why_not
+                self._use.tell(f"activation cache: not stored, it would not pay: {why}")
             if thaws and self._may_look_ahead(own, is_stored=bool(planned)):
                 ahead = self._ahead(own, thaws, known=[one.facts for one in planned])
                 planned += ahead
@@ -201,33 +203,36 @@ class ActivationCache:
     ) -> list[_Planned]:
         """Return what is worth recording for later phases, each boundary within the one before.
 
-        `known` are the facts of what is cached already.
+        Later phases here only thaw: whatever trains before such a phase trains in it as well. So
+        its frozen prefix is frozen now too and gives the same values; whether it does in the modes
+        of both phases is checked. `known` are the facts of what is cached already.
         """
         boundary, planned = own.found.boundary, list[_Planned]()
-        hashed = own.facts["tensors"]
-        for coming, found, facts in find_ahead(self._model, self._use, thaws, known=hashed):
+        # Hashing all weights takes long. A tensor that is frozen in both phases has the same hash.
+        hashed = dict(own.facts["tensors"])
+        for coming in thaws:
+            with mask_given_back(self._model):
+                take_on(self._model, coming.phase.frozen, coming.phase.modules)
+                # Nobody knows how long a phase lasts that a metric ends: one epoch promises little.
+                epochs = coming.lasts or 1.0
+                found = find_estimate(self._model, self._use, epochs=epochs, anyhow=True)
+                # In order: behind a phase that cannot be cached none is looked at.
+                if isinstance(found, str):
+                    break
+                then = facts_at(self._model, found.boundary, self._use, known=hashed)
+            hashed |= then["tensors"]
+            if then != facts_at(self._model, found.boundary, self._use, known=hashed):
+                continue
             if not boundary.encloses(found.boundary):
                 break
-            boundary, one = found.boundary, self._planned(found, facts, coming.phase.name)
-            is_known = facts in (*known, *(other.facts for other in planned))
+            boundary, one = found.boundary, self._planned(found, then, coming.phase.name)
+            is_known = then in (*known, *(other.facts for other in planned))
             # A batch is answered only if all its rows are stored, so all of them must be recorded
             # before.
             comes_whole = one.found.stored + coming.seen / found.views >= 1
             if not is_known and comes_whole and one.found.pays_ahead:
                 planned.append(one)
         return planned
-
-    def _pays(self, found: Estimate) -> bool:
-        if found.pays:
-            return True
-        times = "once" if found.visits == 1 else f"{found.visits} times"
-        self._use.tell(
-            f"activation cache: not stored, it would not pay: up to {found.up_to} it runs in "
-            f"{found.pace.prefix * 1e6:.0f} us a sample, of {found.pace.whole * 1e6:.0f} for all; "
-            f"reading would take {found.reading * 1e6:.0f} us, each sample comes "
-            f"{times}{found.not_further}"
-        )
-        return False
 
     def _store(self, planned: Sequence[_Planned]) -> None:
         """Open the stores of all plans and install them; the first boundary is the deepest."""

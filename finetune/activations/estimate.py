@@ -1,6 +1,6 @@
 """Predict what caching the frozen prefix of a phase costs and saves, or why it cannot be cached."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
@@ -13,7 +13,6 @@ from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
 from finetune.activations.together import Together
 from finetune.data.batches import Samples
-from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
 from finetune.store.layout import Layout
@@ -154,6 +153,16 @@ class Estimate:
         return replace(self, visits=_of_each_view(epochs * self.draws_per_epoch, self.views))
 
     @property
+    def why_not(self) -> str:
+        """Words for what caching would cost and spare."""
+        times = "once" if self.visits == 1 else f"{self.visits} times"
+        return (
+            f"up to {self.up_to} it runs in {self.pace.prefix * 1e6:.0f} us a sample, of "
+            f"{self.pace.whole * 1e6:.0f} for all; reading would take {self.reading * 1e6:.0f} us, "
+            f"each sample comes {times}{self.not_further}"
+        )
+
+    @property
     def not_further(self) -> str:
         """Words for why frozen modules behind the boundary are not cached, if there are any."""
         reasons = self.boundary.reasons
@@ -267,33 +276,6 @@ def facts_at(
 def facts_of_split(facts: Facts, split: str) -> Facts:
     """Return the part of `facts_at` that the rows of one split depend on."""
     return facts | {"snapshot": facts["snapshot"][split], "split": split}
-
-
-def find_ahead(
-    model: nn.Module, use: Use, thaws: Iterable[Coming], *, known: Mapping[str, str]
-) -> Iterator[tuple[Coming, Estimate, Facts]]:
-    """Yield estimates for recording rows of later phases during passes of the present one.
-
-    Later phases here only thaw: whatever trains before such a phase trains in it as well. So the
-    frozen prefix of the later phase is frozen now too and gives the same values; whether it does
-    in the modes of both phases is checked. The network is left as it was.
-
-    Yields:
-        The phase, its estimate, and what its rows depend on, as `facts_at` tells.
-    """
-    # In order: where one phase cannot be cached, the phases behind it are not looked at.
-    for coming in thaws:
-        with mask_given_back(model):
-            take_on(model, coming.phase.frozen, coming.phase.modules)
-            # Nobody knows how long a phase lasts that a metric ends: one epoch promises little.
-            found = find_estimate(model, use, epochs=coming.lasts or 1.0, anyhow=True)
-            if isinstance(found, str):
-                return
-            then = facts_at(model, found.boundary, use, known=known)
-        # Hashing all weights takes long. A tensor that is frozen in both phases has the same hash.
-        known = {**known, **then["tensors"]}
-        if then == facts_at(model, found.boundary, use, known=known):
-            yield coming, found, then
 
 
 def probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pace]:
