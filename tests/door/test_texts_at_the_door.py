@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from finetune.cli.plans import preview, preview_as_data
 from finetune.data.incoming.prepare_inputs import prepare_inputs
-from finetune.data.steps.tokenizing import Tokenize, load_tokenizer
+from finetune.data.steps.loaded_tokenizer import load_tokenizer
+from finetune.data.steps.tokenizing import Tokenize
 from finetune.data.table import Listed
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from finetune.data.steps.tokenizing import load_tokenizer
+from finetune.data.steps.loaded_tokenizer import load_tokenizer
 from finetune.errors import DataError
 
 CODE = """\

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from finetune.config.transform_keys import TokenizeTransform, Transform, named_columns
 from finetune.data.cells import infer
 from finetune.data.samples import Prepared
-from finetune.data.steps.tokenizing import Tokenize, load_tokenizer
+from finetune.data.steps.loaded_tokenizer import load_tokenizer
+from finetune.data.steps.tokenizing import Tokenize
 from finetune.data.table import Listed
 from finetune.errors import DataError, Key, named
 from finetune.models.preprocessing import Preprocessing

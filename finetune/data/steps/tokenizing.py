@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,6 @@ from finetune.data.steps.tokens import CUT, Encoded, Tokenizing, TokenStore, tok
 from finetune.data.table import Listed, Numbers
 from finetune.data.targets.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
-from finetune.importing import package_path
-from finetune.models.hub_cache import refuse_damaged_cache
-from finetune.models.preprocessing import TOKENIZER_FILES
-from finetune.models.shapes import first_line
-from finetune.models.transformers_package import load_transformers
-from finetune.process import collector_off
 
 _NUM_DRAWN = 1000
 """Texts that are tokenized at once, and texts of a large table that say how long they all are."""
@@ -337,43 +330,3 @@ def paired(columns: Sequence[Listed]) -> Listed:
     both = zipped(columns)
     sources = [column.source for column in columns]
     return replace(both, taken=(zipped([whole for whole, _ in sources]), sources[0][1]))
-
-
-def refuse_missing_tokenizer(name: str, key: Key) -> None:
-    """Raise unless there is a tokenizer in a folder, inside a package, or on the hub.
-
-    Raises:
-        DataError: there is none.
-    """
-    folder = package_path(name, key=key)
-    # Not loaded to be found: that takes a while, and the transform will load it.
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        load_tokenizer(name, key)
-
-
-def load_tokenizer(name: str, key: Key) -> Any:
-    """Return the tokenizer from a folder, from a folder inside a package, or from the hub.
-
-    Raises:
-        DataError: there is none, or its files are damaged.
-    """
-    if name.startswith("package:"):
-        name = str(package_path(name, key=(*key, "tokenizer")))
-    if not Path(name).is_dir():
-        refuse_damaged_cache(name, label="tokenizer", key=key)
-    transformers = load_transformers()
-    with collector_off():  # the name loads the modules behind it
-        auto = transformers.AutoTokenizer
-    try:
-        return auto.from_pretrained(
-            # Code that comes with a tokenizer is never run, and nobody is asked whether to.
-            name,
-            use_fast=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:  # `tokenizers` raises `Exception` itself for a damaged file
-        raise DataError(
-            f"cannot load the tokenizer {name!r}: {first_line(error)}",
-            hint="a folder with its files (tokenizer.json or vocab.txt) works offline as well",
-            key=key,
-        ) from error

@@ -16,7 +16,7 @@ from finetune.config.source_keys import ImportSource
 from finetune.config.task_keys import ImportTask
 from finetune.config.transform_keys import ImportTransform, TokenizeTransform
 from finetune.data.parts.raw_data import find_columns
-from finetune.data.steps.tokenizing import refuse_missing_tokenizer
+from finetune.data.steps.loaded_tokenizer import refuse_missing_tokenizer
 from finetune.errors import Faults, Key
 from finetune.importing import import_trusted
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
