@@ -14,7 +14,7 @@ from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.lints.squashed_logits import FEW
 from finetune.lints.subject import Subject
-from finetune.tasks.losses import WeightedLoss
+from finetune.tasks.weighted_loss import WeightedLoss
 
 
 def losses_in_company(subject: Subject) -> Iterator[Lint]:

@@ -17,11 +17,12 @@ from finetune.config.task_keys import DetectionTask
 from finetune.data.batches import Batch
 from finetune.models.detectors import NO_BOX, sizes_of
 from finetune.tasks.box_metrics import box_measures
-from finetune.tasks.losses import WeightedLoss, against_target
+from finetune.tasks.losses import against_target
 from finetune.tasks.records import Asked
 from finetune.tasks.task import Task, add_up
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import UnfitOutputsError, misfit
+from finetune.tasks.weighted_loss import WeightedLoss
 
 _HINT = "the last layer is a detector: {type: torchvision, architecture: ..., output: boxes}"
 

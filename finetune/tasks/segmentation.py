@@ -18,7 +18,7 @@ from finetune.data.media.pixel_classes import IGNORED, PixelClasses
 from finetune.tasks.class_weights import weights_of_classes
 from finetune.tasks.cross_entropies import weight_of
 from finetune.tasks.each_class import with_each_class
-from finetune.tasks.losses import WeightedLoss, against_target, build_loss
+from finetune.tasks.losses import against_target, build_loss
 from finetune.tasks.mask_records import MaskRecord
 from finetune.tasks.metrics import build_measures, target_of
 from finetune.tasks.records import Asked
@@ -26,6 +26,7 @@ from finetune.tasks.running_metrics import metric_of_pixels
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit
+from finetune.tasks.weighted_loss import WeightedLoss
 
 
 def segmentation(config: SegmentationTask, facts: TaskFacts) -> Task:

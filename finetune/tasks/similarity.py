@@ -22,13 +22,14 @@ from finetune.config.task_keys import SimilarityTask
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
 from finetune.tasks.distances import contrastive_given, in_batch_negatives, triplet_given
-from finetune.tasks.losses import WeightedLoss, build_loss
+from finetune.tasks.losses import build_loss
 from finetune.tasks.metrics import build_measures, target_of
 from finetune.tasks.pair_metrics import metric_of_pairs
 from finetune.tasks.records import Asked
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import UnfitOutputsError, misfit
+from finetune.tasks.weighted_loss import WeightedLoss
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,13 @@ from finetune.data.samples import (
 from finetune.tasks.answer_scores import AnswerScore, score_of
 from finetune.tasks.collecting import CollectingMetric
 from finetune.tasks.conditions import Always
-from finetune.tasks.losses import WeightedLoss, build_loss
+from finetune.tasks.losses import build_loss
 from finetune.tasks.metrics import build_measures, target_of
 from finetune.tasks.records import Asked
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import UnfitOutputsError, misfit
+from finetune.tasks.weighted_loss import WeightedLoss
 
 
 @dataclass(frozen=True, slots=True)

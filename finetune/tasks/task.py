@@ -8,11 +8,11 @@ from torch import Tensor
 
 from finetune.data.batches import Batch
 from finetune.tasks.directions import Directions
-from finetune.tasks.losses import LossSum, WeightedLoss
 from finetune.tasks.metrics import Measure
 from finetune.tasks.records import Asked, PredictionRecord, Reader
 from finetune.tasks.temperature import Temperature
 from finetune.tasks.thresholds import Threshold
+from finetune.tasks.weighted_loss import LossSum, WeightedLoss
 from finetune.tasks.window_mean import WindowMean
 
 

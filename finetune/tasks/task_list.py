@@ -8,10 +8,10 @@ from typing import Any
 
 from finetune.config.task_list_keys import ListedTask, TaskList
 from finetune.errors import FinetuneError
-from finetune.tasks.losses import WeightedLoss
 from finetune.tasks.records import Asked, PredictionRecord
 from finetune.tasks.task import Task
 from finetune.tasks.views import View
+from finetune.tasks.weighted_loss import WeightedLoss
 
 Build = Callable[[ListedTask], Task]
 """Builds one task of a list as if it were the only one."""

@@ -25,13 +25,14 @@ from finetune.errors import FinetuneError, named
 from finetune.tasks.cross_entropies import class_logits
 from finetune.tasks.each_class import with_each_class
 from finetune.tasks.entities import entities_of, other_tags, types_of
-from finetune.tasks.losses import Count, WeightedLoss, build_losses
+from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Metric, build_measures, target_of
 from finetune.tasks.records import Asked
 from finetune.tasks.running_metrics import ByClass, RunningMetric, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit, one_tensor
+from finetune.tasks.weighted_loss import Count, WeightedLoss
 
 _OF_ENTITIES: tuple[TokenMetric, ...] = ("f1", "precision", "recall")
 

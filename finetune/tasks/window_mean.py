@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.data.batches import Batch
 from finetune.errors import ModelError
-from finetune.tasks.losses import Count, LossSum, WeightedLoss, divisor
+from finetune.tasks.weighted_loss import Count, LossSum, WeightedLoss, divisor
 
 Parameters = Callable[[], Iterable[Tensor]]
 """Returns parameters: few steps need them, and each step would have to collect them."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.data.batches import Batch
 from finetune.distributed import Link, RankLostError, is_sharded
 from finetune.errors import FinetuneError, StoppedError, is_out_of_memory, named
-from finetune.tasks.losses import Count, LossSum, WeightedLoss
+from finetune.tasks.weighted_loss import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import Parameters, WindowMean, counts_of
 from finetune.train.precision import Precision
 from finetune.train.ranks.gradient_sum import GradientSum, WindowEnd

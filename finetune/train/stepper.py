@@ -16,8 +16,8 @@ from finetune.data.loading.named_rows import name_row
 from finetune.errors import ModelError
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
-from finetune.tasks.losses import WeightedLoss
 from finetune.tasks.task import Task, add_up
+from finetune.tasks.weighted_loss import WeightedLoss
 from finetune.tasks.window_mean import LossMean, WindowMean
 from finetune.train.clock import Clock
 from finetune.train.gradients import clip_gradients, norm_of
