@@ -19,19 +19,23 @@ THAW = [
 HEAD, TOP, BOTTOM = 512 * 3 + 3, 512 * 512 + 512, 4 * 512 + 512
 """Numbers of a block."""
 
-COUNTING = """
-import json, os, sys
+ALWAYS = """
+import json, os, runpy, sys
 from pathlib import Path
-import torch
-import torch.distributed.fsdp._fully_shard._fsdp_param_group as groups
-import finetune
 import finetune.activations.estimate as estimate
-from finetune.config.loader import load_config
 
 # As the fixture `always`: whatever the cache saves on a busy machine.
 estimate._READ_BYTES_PER_S = 1e18
 for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
     setattr(estimate, name, 0)
+"""
+
+COUNTING = (
+    ALWAYS
+    + """
+import torch.distributed.fsdp._fully_shard._fsdp_param_group as groups
+import finetune
+from finetune.config.loader import load_config
 
 rank, gather, gathered = os.environ["RANK"], groups.foreach_all_gather, []
 
@@ -67,6 +71,7 @@ for name in sys.argv[1].split(","):
 Path(f"told.{rank}").write_text(json.dumps(told))
 os._exit(0)
 """
+)
 
 
 def written(tmp_path, name, parallel="fsdp2", **cache):
@@ -136,3 +141,33 @@ def test_the_cache_changes_no_bit_and_spares_the_gathering_of_frozen_blocks(
         # Of one row: both processes run the steps in which it comes first.
         assert 0 < sum(BOTTOM in steps for steps in runs["damaged"][0]) < 4
         assert runs["rounded-shards"][1]["answered"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_sample_that_cannot_be_read_for_a_trial_ends_both_and_each_tells_why(
+    tmp_path, two_ranks, monkeypatch, drawn_images
+):
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "store"))
+    # In the first micro-batch of rank 1, which it tries the cache with.
+    drawn_images[31].write_bytes(drawn_images[31].read_bytes()[:60])
+    layers = [{"name": "flat", "type": "Flatten"}, WIDE[0]]
+    config = {
+        "seed": 1,
+        "model": {
+            "layers": [*layers, {"name": "head", "type": "Linear", "out_features": "classes"}]
+        },
+        "data": {"source": {"type": "imagefolder", "path": "images"}},
+        "task": {"type": "classification"},
+        "freeze": [WIDE[0]["name"]],
+        "optimizer": {"type": "SGD", "lr": 0.01},
+        "train": {"steps": 20, "batch_size": 16, "micro_batch": 8, "parallel": "fsdp2"},
+        "tracking": {"to": [], "report": False},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = "runpy.run_module('finetune', run_name='__main__', alter_sys=True)"
+    both = two_ranks("train", "config.yaml", program=("-c", ALWAYS + command))
+    told = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], told
+    assert "another process of the run has failed" in told[0]
+    assert "rank 1: cannot read the image" in told[1]
