@@ -172,4 +172,7 @@ def _verdict(faults: int, tensors: int, frozen: int) -> str:
     """Return in words whether a certificate holds."""
     if faults:
         return f"certificate: {faults} {'fault' if faults == 1 else 'faults'}"
-    return f"certificate: holds for {tensors} tensors, {frozen} of them frozen, bit-identical"
+    return (
+        f"certificate: holds for {tensors} tensors of the weights, of which {frozen} are frozen "
+        "and bit-identical"
+    )

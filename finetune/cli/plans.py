@@ -26,7 +26,13 @@ from finetune.terminal import Terminal, console_for, new_table, print_lines
 from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
 from finetune.train.shown.phase_table import print_phases
-from finetune.train.shown.start_lines import on_all_classes, on_choice, on_sizes, on_transforms
+from finetune.train.shown.start_lines import (
+    on_all_classes,
+    on_choice,
+    on_no_weights,
+    on_sizes,
+    on_transforms,
+)
 from finetune.train.sizes import average_bytes
 from finetune.visible import one_line
 
@@ -97,7 +103,9 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     lines += [("note", note) for note in (*preview.config.notes, *parts.data.notes_on_all)]
     if parts.data.automatic:
         lines.append(("note", f"transforms: {on_transforms(parts.data.automatic)}"))
-    lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
+    reports = parts.model.weights_reports
+    loaded = lines_on_weights(reports) if reports else [on_no_weights(preview.config)]
+    lines += [("weights", line) for line in loaded]
     # A tied parameter has two names, and freezing either freezes both: surprising unless told.
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]

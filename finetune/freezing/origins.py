@@ -31,7 +31,7 @@ class Origins:
             f"{self.loaded} loaded from weights" if self.loaded else "",
             f"{self.as_initialised} as initialised" if self.as_initialised else "",
             f"{self.trained_before} trained before" if self.trained_before else "",
-            f"{self.constants} constant" if self.constants else "",
+            f"{self.constants} computed, in no file of weights" if self.constants else "",
         ]
         return f"of the frozen tensors: {', '.join(filter(None, counted))}"
 

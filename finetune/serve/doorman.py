@@ -16,6 +16,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _ROUTES = ("/predict/files", "/predict", "/runs", "/health", "/ready", "/metrics", "/docs", "/")
 """Known routes: counts of others would let a stranger make as many as they like."""
+_MIB = 1 << 20
 _DROPPING_S = 30.0
 """Time in which a body that is too large may go on coming, before its connection is closed."""
 
@@ -104,7 +105,9 @@ class Doorman:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DROPPING_S):
                 await reader.drop(receive)
-        raise Refusal(413, f"the body has more than {self._limits.body_bytes} bytes", "send parts")
+        most = self._limits.body_bytes
+        size = f"{most / _MIB:g} MiB" if most >= _MIB else f"{most:,} bytes"
+        raise Refusal(413, f"the body has more than {size}", "send parts")
 
 
 class _BodyReader:

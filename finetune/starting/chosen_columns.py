@@ -12,6 +12,9 @@ from finetune.starting.found_data import FoundData
 from finetune.starting.judged_columns import MOST_CLASSES, Judged
 from finetune.starting.wishes import TARGET_NAMES, Choice, Wishes, is_named_target, last_word, plain
 
+_TOLD = frozenset({"object", "marked", "image", "recording"})
+"""Kinds of columns whose reason is told where no column is left to learn from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -223,7 +226,7 @@ def _inputs(
     aside |= _telling_all(usable, target, found) if task == "classification" else {}
     kept = _of_one_kind([one for one in usable if one.name not in aside], aside)
     if not kept:
-        reasons = [f"{one.name}: {one.why}" for one in rest if one.role in ("object", "marked")]
+        reasons = [f"{one.name}: {one.why}" for one in rest if one.why and one.role in _TOLD]
         raise DataError(
             f"has no column to learn {named(list(target))} from; there are: {_roles(by_name)}",
             hint=reasons[0] if reasons else "--inputs NAME says which columns the network takes",

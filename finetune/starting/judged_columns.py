@@ -196,12 +196,8 @@ def _of_cells(
     if all(map(is_plain_number, values)):
         return _of_numbers(name, values, num_rows, facts)
     texts = [str(value) for value in values]
-    # The first file alone is looked for: thousands may lie on a slow disk, and reading the data
-    # tells of each that is missing.
-    if _all_end_like(texts, IMAGE_ENDINGS) and _is_there(folder, texts[0]):
-        return Judged(name, "image", **facts)
-    if _all_end_like(texts, AUDIO_ENDINGS) and _is_there(folder, texts[0]):
-        return Judged(name, "recording", **facts)
+    if (kind := _kind_of_files(texts)) is not None and folder is not None:
+        return Judged(name, kind, **facts, why=_of_lacking(texts, folder, kind))
     if all(_DATE.fullmatch(text.strip()) for text in texts[:_LOOKED_AT]):
         return Judged(name, "date", **facts, why="dates are not read as numbers")
     if all(text.startswith("[") and listed_labels(text) is not None for text in texts):
@@ -253,11 +249,31 @@ def _of_words(name: str, texts: Sequence[str], num_rows: int, facts: dict[str, A
     return Judged(name, "words", **facts, words=words, why=why)
 
 
-def _all_end_like(texts: Sequence[str], endings: Collection[str]) -> bool:
-    """Tell whether all texts end like files of a kind."""
-    return all(text.lower().endswith(tuple(endings)) for text in texts)
+def _kind_of_files(texts: Sequence[str]) -> Literal["image", "recording"] | None:
+    """Return of which kind all texts name files, by their endings; None for other texts."""
+    endings = {Path(text).suffix.lower() for text in texts}
+    if endings <= IMAGE_ENDINGS:
+        return "image"
+    return "recording" if endings <= AUDIO_ENDINGS else None
 
 
-def _is_there(folder: Path | None, name: str) -> bool:
+def _is_there(file: Path) -> bool:
     """Tell whether a file is there."""
-    return folder is not None and (folder / name).is_file()
+    try:
+        return file.is_file()
+    except OSError:  # a text that is too long for a name
+        return False
+
+
+def _of_lacking(names: Sequence[str], folder: Path, kind: str) -> str:
+    """Return why a column of names cannot be used if some of the files are not there."""
+    lacking = [name for name in names if not _is_there(folder / name)]
+    if not lacking:
+        return ""
+    if len(lacking) == len(names):
+        return (
+            f"no {kind} that it names, such as {names[0]!r}, is in {str(folder)!r}; init on a "
+            f"folder that holds table and {kind}s finds them"
+        )
+    several = "" if len(lacking) == 1 else f" and {len(lacking) - 1:,} more"
+    return f"no such {kind} file: {lacking[0]!r}{several}; add them, or take their rows out"

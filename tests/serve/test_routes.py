@@ -81,6 +81,8 @@ def test_limits_are_told(client):
     assert service.post("/predict", json={"inputs": [ROW] * 3}).status_code == 413
     large = service.post("/predict", content=b" " * 201)
     assert (large.status_code, large.json()["error"]) == (413, "the body has more than 200 bytes")
+    large = client(body_bytes=3 << 19).post("/predict", content=b" " * (3 << 19 | 1))
+    assert large.json()["error"] == "the body has more than 1.5 MiB"
     plain = service.post("/predict", content=b"{}", headers={"content-type": "text/plain"})
     assert plain.status_code == 415
     assert "the header content-type: application/json" in plain.json()["hint"]

@@ -396,6 +396,16 @@ def targets_missing(folder):
     return table(folder / "t.csv", ["a", "label"], rows)
 
 
+def an_image_is_missing(folder):
+    images_of_a_table(folder)
+    (folder / "img" / "7.jpg").unlink()
+    return folder
+
+
+def a_table_of_images_elsewhere(folder):
+    return images_of_a_table(folder) / "labels.csv"
+
+
 def unlike_tables(folder):
     table(folder / "people.csv", ["a", "label"], [[n, n % 2] for n in range(30)])
     return table(folder / "places.csv", ["b", "label"], [[n, n % 2] for n in range(30)]).parent
@@ -602,6 +612,11 @@ REFUSED = {
     "targets missing": (targets_missing, "has no label in 3 of 30 rows"),
     "tables of two kinds": (unlike_tables, "holds several tables: 'people.csv', 'places.csv'"),
     "files of no known kind": (strange_files, "there are files of .xyz"),
+    "a table of images elsewhere": (
+        a_table_of_images_elsewhere,
+        "init on a folder that holds table and images finds them",
+    ),
+    "an image is missing": (an_image_is_missing, "filename: no such image file: '7.jpg'"),
     "a wrong name": (nowhere, "did you mean 'reviews.csv'?"),
 }
 """Maker, and a part of the line that tells why."""

@@ -43,7 +43,7 @@ def facts_of(config: RunConfig, parts: Parts, checkpoint: Path | None) -> list[s
         loaded = (
             None if checkpoint is None else "those of the checkpoint; none loaded before step 0"
         )
-        facts.append(f"weights: {loaded or _no_weights(config)}")
+        facts.append(f"weights: {loaded or on_no_weights(config)}")
     return facts
 
 
@@ -132,7 +132,7 @@ def _layer(layer: Layer) -> str:
     return kind if layer.name is None else f"{layer.name} ({kind})"
 
 
-def _no_weights(config: RunConfig) -> str:
+def on_no_weights(config: RunConfig) -> str:
     """Return the line for a network into which no weights were loaded."""
     # The user's own code may have loaded weights by itself, which nobody can see.
     if any(isinstance(layer, ImportLayer) for layer in config.model.layers):
