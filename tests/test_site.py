@@ -103,6 +103,9 @@ ASKED = {
     "early stopping": "reference/keys_train",
     "torchrun": "processes",
     "onnx": "export",
+    "class weights": "config",
+    "cross-validation": "data",
+    "imbalanced": "questions",
 }
 """What a reader types, and a page that should be among the first three that are found."""
 
