@@ -26,7 +26,8 @@ def certify_command(
         Path | None, typer.Argument(help="Folder of a run.", metavar="[RUN]", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write the certificate of RUN.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate of RUN to write; an older one is replaced."),
     ] = None,
     check: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A certificate to check instead.")

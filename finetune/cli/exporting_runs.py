@@ -19,7 +19,9 @@ def export_command(
         Literal["safetensors", "torch", "onnx", "hf", "timm"],
         typer.Option("--format", help="What is written; `docs/export.md` tells what each holds."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder to make; none may be there.")
+    ],
     delta: Annotated[
         bool, typer.Option("--delta", help="Only what was trained; needs --format safetensors.")
     ] = False,

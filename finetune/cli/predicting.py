@@ -26,7 +26,7 @@ def predict_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write: .csv, .parquet or .jsonl; masks in a folder beside it.",
+            help="File to write or replace: .csv, .parquet, .jsonl; masks in a folder beside it.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,

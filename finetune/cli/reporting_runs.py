@@ -16,7 +16,7 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...")],
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Where to write the page."),
+        typer.Option(metavar="FILE", help="Page to write; one that is there is replaced."),
     ] = Path("report.html"),
 ) -> None:
     """Write one HTML page about runs that needs no network: verdict, curves, what was frozen.
