@@ -75,6 +75,7 @@ def lines(outcome):
 def test_a_plan_shows_state_rate_decay_and_modes_of_each_part(finetune, blocks):
     blocks(["first", "norm"])
     shown = lines(finetune("plan", "blocks.yaml"))
+    assert "weights none loaded: all values are random" in shown
     assert "first frozen eval 2 24" in shown
     assert "second trained 0.01 0.01 or none train 2 72" in shown
     assert "trained 90 of 130 parameters (69.23%)" in shown
