@@ -115,7 +115,7 @@ def test_a_service_through_its_life(process, two_runs, tmp_path):
 
     # a body of 100 MB, a slow one, and the client that ships
     status, told = service.ask([], body=b" " * 100_000_000)
-    assert (status, "more than 16777216 bytes" in told["error"]) == (413, True)
+    assert (status, "more than 16 MiB" in told["error"]) == (413, True)
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as slow:
         head = f"POST /predict HTTP/1.1\r\nhost: {host}\r\ncontent-length: 9\r\n\r\n"
