@@ -35,7 +35,6 @@ from finetune.tracking.tensorboard import TensorBoard
 
 STEPS = 100_000
 NAMES = {
-    "plain": ["a", "b"],
     "nan": ["a", "b"],
     "one epoch": ["a", "b"],
     "regression": [],

@@ -7,6 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from finetune.errors import FinetuneError, is_out_of_memory
+
+
+class NotGatheredError(FinetuneError):
+    """Memory of a rank runs out while all gather: the others wait for it, and cannot be told."""
+
 
 class GatheredModule:
     """A module that gathers its sharded parameters when it is called, and gives them back.
@@ -77,10 +83,22 @@ def gathered(units: Sequence[GatheredModule]) -> Iterator[None]:
     """Let every rank hold all parameters in the block, which all ranks enter together.
 
     No rank waits for another one in the block, whichever passes it runs.
+
+    Raises:
+        NotGatheredError: memory runs out.
     """
     try:
-        for unit in units:
-            unit.gather()
+        try:
+            for unit in units:
+                unit.gather()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NotGatheredError(
+                "memory has run out where each process holds all weights for a moment",
+                hint="only what the activation cache tries out needs that: cache: {use: off}",
+                key=("cache", "use"),
+            ) from error
         yield
     finally:
         for unit in units:

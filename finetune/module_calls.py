@@ -35,7 +35,7 @@ class Call:
     """Storages of its tensor arguments."""
     children: list["Call"] = field(default_factory=list)
     seconds: float = 0.0
-    """Duration, by the clock that was asked for."""
+    """Duration, without most of the time in which other programs had the processors."""
 
     @property
     def place(self) -> Place:
@@ -72,7 +72,6 @@ def watched(
     model: nn.Module,
     entered: Callable[[Call, tuple[Any, ...], dict[str, Any]], None] | None = None,
     left: Callable[[Call], None] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[list[Call]]:
     """Record every module call of `model` in the block; yields the list of outermost calls.
 
@@ -80,11 +79,11 @@ def watched(
         model: The module that will be called.
         entered: Called when a module call begins, with its arguments.
         left: Called when it ends.
-        clock: Tells the time, in seconds.
     """
     roots: list[Call] = []
     stack: list[Call] = []
     visits: dict[str, int] = {}
+    begun: list[tuple[float, float]] = []
 
     def enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -93,7 +92,7 @@ def watched(
             call.taken = frozenset(map(storage_of, tensors_in([*args, *kwargs.values()])))
             (stack[-1].children if stack else roots).append(call)
             stack.append(call)
-            call.seconds = -clock()
+            begun.append((time.perf_counter(), time.process_time()))
             if entered is not None:
                 entered(call, args, kwargs)
 
@@ -101,7 +100,10 @@ def watched(
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         call = stack.pop()
-        call.seconds += clock()
+        wall, used = begun.pop()
+        # On a machine that is busy with other work a call of a millisecond may take a second. All
+        # threads of this process together have then still used a few milliseconds.
+        call.seconds = min(time.perf_counter() - wall, time.process_time() - used)
         call.output = output
         if left is not None:
             left(call)

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
 import urllib.request
 from importlib import metadata
@@ -213,6 +214,9 @@ def _tried(use: str, place: Path) -> Ended:
 def _heard(process: subprocess.Popen[str]) -> str:
     """Return what a command says to its end; ask a service for a prediction, and end it."""
     told = []
+    # Not only at its end: one that hangs says nothing, and is waited for at its output.
+    limit = threading.Timer(TIMEOUT_S, process.kill)
+    limit.start()
     for line in process.stderr or ():
         told.append(line)
         if address := re.search(r" on (http://\S+)$", line):
@@ -223,6 +227,7 @@ def _heard(process: subprocess.Popen[str]) -> str:
                 assert "houses" in json.load(answer)["predictions"]
             process.terminate()
     process.wait(TIMEOUT_S)
+    limit.cancel()
     return "".join(told)
 
 

@@ -22,7 +22,6 @@ from finetune.activations.estimate import (
     find_estimate,
 )
 from finetune.activations.exact import check_rows
-from finetune.activations.find.boundary import Pace
 from finetune.activations.forward import (
     CachedBoundary,
     CachedForward,
@@ -103,8 +102,8 @@ class ActivationCache:
         found = find_estimate(self._model, self._use, epochs=epochs)
         if not is_off:
             self._choose(found, thaws)
-            if self._use.together.is_on:
-                self._settle_together()
+            if self._use.agreement.has_parts:
+                self._leave_unless_equal()
         is_cached = isinstance(self.now, CachedForward)
         # Also where caching does not pay: a decision about speed must not change bits.
         if isinstance(found, Estimate) and self.is_boundary_needed and not is_cached:
@@ -138,7 +137,7 @@ class ActivationCache:
         if isinstance(found, str):
             self._use.tell(f"activation cache: {found}")
             return
-        with self._use.together.whole():
+        with self._use.agreement.gathered():
             self._store_what_pays(found, thaws)
 
     def _store_what_pays(self, found: Estimate, thaws: Sequence[Coming]) -> None:
@@ -159,32 +158,24 @@ class ActivationCache:
         except StoreError as error:
             self._use.tell(f"activation cache: not stored: {error.in_one_line}")
 
-    def _settle_together(self) -> None:
-        """Cache nothing if another process that shares the weights caches nothing or otherwise."""
-        together = self._use.together
+    def _leave_unless_equal(self) -> None:
+        """Cache nothing if another rank, which has a part of the weights, has other stores."""
         cached = self.now if isinstance(self.now, CachedForward) else None
         # The first 48 bits of the key: as many as a double holds for sure.
         own = 0.0 if cached is None else float(int(key_of(cached.boundaries[0].facts)[:12], 16))
-        (first,) = together.of_first([own])
-        if not together.all_claim([own == first])[0] and cached is not None:
+        if not self._use.agreement.is_equal(own) and cached is not None:
             self.leave()
             self._use.tell("activation cache: not stored, another process cannot store the same")
 
     def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
+        agreement = self._use.agreement
         if not (self._use.splits["train"].is_identified or found.pays):
             # To know whether rows are stored, all files would be read.
-            return _Planned(self._agreed(found), facts, phase)
+            return _Planned(found.of_rank_0(agreement), facts, phase)
         folder = folder_of(cache_root(), key_of(self._about(facts, "train")))
         stored = min(1.0, num_written(folder) / found.train_rows)
-        return _Planned(self._agreed(replace(found, stored=stored)), facts, phase)
-
-    def _agreed(self, found: Estimate) -> Estimate:
-        """Return an estimate as the first of several processes has made it."""
-        # Each process has measured other times. If one cached and another one did not, one of them
-        # would wait for the other at every step.
-        own = (found.pace.prefix, found.pace.whole, found.trying, found.stored)
-        prefix, whole, trying, stored = self._use.together.of_first(own)
-        return replace(found, pace=Pace(prefix, whole), trying=trying, stored=stored)
+        found = replace(found, stored=stored)
+        return _Planned(found.of_rank_0(agreement), facts, phase)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether to look for activations of later phases that this phase can store.
@@ -221,9 +212,13 @@ class ActivationCache:
                     break
                 then = facts_at(self._model, found.boundary, self._use, known=hashed)
             hashed |= then["tensors"]
-            if then != facts_at(self._model, found.boundary, self._use, known=hashed):
+            is_same = then == facts_at(self._model, found.boundary, self._use, known=hashed)
+            is_inside = boundary.encloses(found.boundary)
+            # What one rank passes over, all do: they would wait for its figures.
+            is_same, is_inside = self._use.agreement.all_say([is_same, is_inside])
+            if not is_same:
                 continue
-            if not boundary.encloses(found.boundary):
+            if not is_inside:
                 break
             boundary, one = found.boundary, self._planned(found, then, coming.phase.name)
             is_known = then in (*known, *(other.facts for other in planned))
@@ -260,7 +255,7 @@ class ActivationCache:
                 boundaries.insert(0, boundary)
             undo.pop_all()
         if boundaries:
-            self.now = CachedForward(self._runner, boundaries, self._use.together)
+            self.now = CachedForward(self._runner, boundaries, self._use.agreement)
 
     def _take_earlier(self, own: _Planned) -> CachedBoundary | None:
         """Return the cache of the phase before if it helps here; else close it."""
@@ -274,7 +269,7 @@ class ActivationCache:
         # Its rows must be equal to those that this phase would compute; modes may have changed.
         if (
             # Where it answers one process and not another, these wait for each other.
-            self._use.together.is_on
+            self._use.agreement.has_parts
             # From rounded rows other values follow than in a run that begins in this phase.
             or self._rounds_to is not None
             or not own.found.boundary.encloses(deepest.replay.boundary)

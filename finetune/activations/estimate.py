@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import why_company_decides, with_digests
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
-from finetune.activations.together import Together
+from finetune.activations.rank_agreement import Agreement
 from finetune.data.batches import Samples
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
@@ -65,8 +65,8 @@ class Use:
     """Training samples that epochs draw from; None for all of them."""
     num_draws: int | None = None
     """Draws of an epoch; None for one of each sample that it draws from."""
-    together: Together = field(default_factory=Together)
-    """The processes of the run."""
+    agreement: Agreement = field(default_factory=Agreement)
+    """How the ranks of the run agree."""
 
     def size(self, split: str) -> int:
         """Return how many samples of a split the run has."""
@@ -162,6 +162,16 @@ class Estimate:
             f"each sample comes {times}{self.not_further}"
         )
 
+    def of_rank_0(self, agreement: Agreement) -> Self:
+        """Return this estimate with the figures of the first rank.
+
+        Each rank has measured other times. If one cached and another one did not, one of them would
+        wait for the other at every step.
+        """
+        own = (self.pace.prefix, self.pace.whole, self.trying, self.stored)
+        prefix, whole, trying, stored = agreement.of_rank_0(own)
+        return replace(self, pace=Pace(prefix, whole), trying=trying, stored=stored)
+
     @property
     def not_further(self) -> str:
         """Words for why frozen modules behind the boundary are not cached, if there are any."""
@@ -179,17 +189,27 @@ def find_estimate(
 ) -> Estimate | str:
     """Probe `model` in its present mask and modes; return an estimate, or why nothing is cached.
 
+    All ranks of the run return one, or none does.
+
     Args:
         model: The network; left as it was.
         use: What a run does with it.
         epochs: How many are still to come before the mask changes.
         anyhow: Probe also if too few samples are still to come.
     """
+    found = _own_estimate(model, use, epochs=epochs, anyhow=anyhow)
+    (have_all,) = use.agreement.all_say([isinstance(found, Estimate)])
+    # A rank that opens stores would wait for the figures of the others.
+    return found if have_all or isinstance(found, str) else "another process can cache nothing"
+
+
+def _own_estimate(model: nn.Module, use: Use, *, epochs: float, anyhow: bool) -> Estimate | str:
+    """Return the estimate of this rank, or why it can cache nothing."""
     train = use.splits["train"]
     if (why := _why_not_probed(model, use, epochs, anyhow=anyhow)) is not None:
         return why
     assert train.views is not None  # else that was the reason
-    with use.together.whole():
+    with use.agreement.gathered():
         boundary, pace = probed(model, train, use)
     if not boundary.stored:
         why = "; ".join(boundary.reasons)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import Shape
 from finetune.activations.exact import in_full_batch, judge
 from finetune.activations.key import Facts
+from finetune.activations.rank_agreement import Agreement, agreed_rows
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache, device_of
-from finetune.activations.together import Together, answered_by_all
 from finetune.data.batches import Batch, Samples, Split
 from finetune.data.loading.named_rows import rows_named
 
@@ -96,15 +96,15 @@ class CachedForward:
     Args:
         runner: The network, its mask and modes set.
         boundaries: What is cached, the deepest boundary first.
-        together: The processes of the run.
+        agreement: How the ranks of the run agree.
     """
 
     def __init__(
-        self, runner: Runner, boundaries: Sequence[CachedBoundary], together: Together
+        self, runner: Runner, boundaries: Sequence[CachedBoundary], agreement: Agreement
     ) -> None:
         # `_run` may be compiled code around the network, `model` is the network itself.
         self.model, self._run, self._statistics = runner.model, runner.run, runner.statistics
-        self.boundaries, self._together = boundaries, together
+        self.boundaries, self._agreement = boundaries, agreement
 
     def install(self) -> None:
         """Replace the `forward` of the frozen modules."""
@@ -133,7 +133,9 @@ class CachedForward:
             return
         view = epoch % samples.views if samples.views else 0
         # For all cuts in advance: the processes that prepare batches must know which ones to make.
-        agreed = self._agreed(samples, cuts, epoch) if self._together.is_on else None
+        agreed, new = (
+            self._agreed(samples, cuts, epoch) if self._agreement.has_parts else (None, set[int]())
+        )
         is_there = [
             split.has(cut, view) if agreed is None else agreed[number] is not None
             for number, cut in enumerate(cuts)
@@ -146,7 +148,7 @@ class CachedForward:
             # processes have agreed on stays.
             rows = agreed[number] if agreed else split.rows_of(cut, view) if is_stored else None
             if rows is not None:
-                self._statistics.answered += len(cut)
+                self._count(len(cut), is_new=number in new)
                 unread = deepest.replay.boundary.unread
                 batch = samples.fetch(cut, epoch=epoch, blank=unread)
                 yield replace(batch, rows=rows)
@@ -158,26 +160,43 @@ class CachedForward:
                     batch = self.decided(batch, samples)
             yield batch
 
-    def _agreed(self, samples: Samples, cuts: Sequence[Tensor], epoch: int) -> list[Tensor | None]:
-        """Return the row numbers of the batches that are answered in all processes, else None."""
+    def _count(self, samples: int, *, is_new: bool) -> None:
+        """Count samples of a batch that is answered; a trial has just made rows that are new."""
+        # Such a trial has not spared the prefix.
+        if is_new:
+            self._statistics.recorded += samples
+        else:
+            self._statistics.answered += samples
+
+    def _agreed(
+        self, samples: Samples, cuts: Sequence[Tensor], epoch: int
+    ) -> tuple[list[Tensor | None], set[int]]:
+        """Return the row numbers of each batch that all ranks answer, else None, and what is new.
+
+        Those are the numbers of the batches whose rows a trial has made.
+        """
         splits = [boundary.splits[samples.name] for boundary in self.boundaries]
         deepest, view = splits[0], epoch % samples.views if samples.views else 0
         untried = {
-            deepest.name_of(deepest.shape(cut)): cut
-            for cut in cuts
+            deepest.name_of(deepest.shape(cut)): number
+            for number, cut in enumerate(cuts)
             if not all(split.was_tried(cut) for split in splits)
         }
 
-        def attempt(cut: Tensor) -> None:
-            batch = samples.fetch(cut, epoch=epoch).to(device_of(self.model))
+        new: set[int] = set()
+
+        def attempt(number: int) -> None:
+            if not deepest.has(cuts[number], view):
+                new.add(number)
+            batch = samples.fetch(cuts[number], epoch=epoch).to(device_of(self.model))
             with rows_named(samples, batch):
                 found = [judge(split, batch) for split in splits]
             # As in `decided`: with the rows of a deeper boundary no other one would be recorded.
             splits[-1].write(batch, found[-1].rows)
 
-        return answered_by_all(
-            deepest, cuts, view, self._together, untried=list(untried.values()), attempt=attempt
-        )
+        numbers = list(untried.values())
+        rows = agreed_rows(deepest, cuts, view, self._agreement, untried=numbers, attempt=attempt)
+        return rows, new
 
     def decided(self, batch: Batch, samples: Split) -> Batch:
         """Return a whole batch with the numbers of its rows if it will be answered, else as it is.
@@ -198,11 +217,7 @@ class CachedForward:
             rows = split.rows_of(batch.indices, batch.view)
         if rows is None:
             return batch
-        # A trial that has just computed the rows has not spared the prefix.
-        if is_new:
-            self._statistics.recorded += len(batch)
-        else:
-            self._statistics.answered += len(batch)
+        self._count(len(batch), is_new=is_new)
         return replace(batch, rows=rows)
 
     def forward(self, batch: Batch, samples: Split) -> Any:
@@ -250,7 +265,7 @@ class CachedForward:
             is_exact = may_try and judge(split, batch).fault is None
             # Processes that share the weights have not agreed on what an inner one answers, and
             # none of them runs passes of its own.
-            is_alone = not self._together.is_on
+            is_alone = not self._agreement.has_parts
             may_answer = is_alone and not is_deepest
             rows = split.rows_of(batch.indices, batch.view) if may_answer else None
             if rows is not None:

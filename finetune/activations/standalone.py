@@ -16,9 +16,9 @@ from finetune.activations.exact import check_rows
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import CachedBoundary, CachedForward
 from finetune.activations.key import facts_of, network_key
+from finetune.activations.rank_agreement import Agreement
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache, Statistics
-from finetune.activations.together import Together
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
@@ -194,7 +194,7 @@ class CachedPrefix:
             cache.replay.remove()
             undo.pop_all()
         cached = CachedBoundary(cache.replay, facts, {samples.name: cache})
-        return _ModeCache(CachedForward(self._runner, [cached], Together()), samples, store)
+        return _ModeCache(CachedForward(self._runner, [cached], Agreement()), samples, store)
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""

@@ -215,6 +215,12 @@ def _inputs(
     if wishes.inputs:
         return wishes.inputs, [Choice("inputs", ", ".join(wishes.inputs), "as you said")]
     rest = [one for one in by_name.values() if one.name not in target]
+    # Not set aside: what the table holds beside its images is hardly what it is about.
+    if lacking := next((one for one in rest if one.lacks), None):
+        raise DataError(
+            f"{lacking.name}: {lacking.lacks}",
+            hint="add them, or take their rows out; --inputs NAME takes other columns",
+        )
     usable = [one for one in rest if one.is_usable and one.role != "list"]
     aside = {one.name: one.why for one in rest if one.why}
     lists = [one for one in rest if one.role == "list"]

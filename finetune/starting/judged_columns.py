@@ -66,6 +66,7 @@ class Judged:
         counts: How often each of them occurs.
         rarest: How often the rarest value occurs, also if it has many.
         why: Why it cannot be used; empty if it can.
+        lacks: Words on the files that it names and that are not there, where others are.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Judged:
     counts: tuple[int, ...] = ()
     rarest: int = 0
     why: str = ""
+    lacks: str = ""
 
     @property
     def is_usable(self) -> bool:
@@ -197,7 +199,7 @@ def _of_cells(
         return _of_numbers(name, values, num_rows, facts)
     texts = [str(value) for value in values]
     if (kind := _kind_of_files(texts)) is not None and folder is not None:
-        return Judged(name, kind, **facts, why=_of_lacking(texts, folder, kind))
+        return _of_files(name, texts, folder, facts, kind)
     if all(_DATE.fullmatch(text.strip()) for text in texts[:_LOOKED_AT]):
         return Judged(name, "date", **facts, why="dates are not read as numbers")
     if all(text.startswith("[") and listed_labels(text) is not None for text in texts):
@@ -265,15 +267,19 @@ def _is_there(file: Path) -> bool:
         return False
 
 
-def _of_lacking(names: Sequence[str], folder: Path, kind: str) -> str:
-    """Return why a column of names cannot be used if some of the files are not there."""
-    lacking = [name for name in names if not _is_there(folder / name)]
+def _of_files(
+    name: str, names: Sequence[str], folder: Path, facts: dict[str, Any], kind: Role
+) -> Judged:
+    """Return what a column of names of files is."""
+    # Each is looked for once, as reading it takes far longer: a run would end at the missing one.
+    lacking = [one for one in names if not _is_there(folder / one)]
     if not lacking:
-        return ""
+        return Judged(name, kind, **facts)
     if len(lacking) == len(names):
-        return (
+        why = (
             f"no {kind} that it names, such as {names[0]!r}, is in {str(folder)!r}; init on a "
             f"folder that holds table and {kind}s finds them"
         )
+        return Judged(name, kind, **facts, why=why)
     several = "" if len(lacking) == 1 else f" and {len(lacking) - 1:,} more"
-    return f"no such {kind} file: {lacking[0]!r}{several}; add them, or take their rows out"
+    return Judged(name, kind, **facts, lacks=f"no such {kind} file: {lacking[0]!r}{several}")

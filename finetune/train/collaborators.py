@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.activations.estimate import Use
-from finetune.activations.together import Together
+from finetune.activations.rank_agreement import Agreement
 from finetune.config.run import RunConfig
 from finetune.config.train import CheckpointConfig
 from finetune.freezing.origins import Sources
@@ -161,11 +161,11 @@ def _cache_use(config: RunConfig, parts: Parts, reporter: Reporter, shards: Shar
     """Return what the activation cache must know; the first process decides for all."""
     link, world = shards.link, shards.link.ranks.world
 
-    def all_claim(claims: Sequence[bool]) -> list[bool]:
-        return [count == world for count in link.totals(list(map(float, claims)))]
+    def all_say(statements: Sequence[bool]) -> list[bool]:
+        return [count == world for count in link.totals(list(map(float, statements)))]
 
-    together = Together(shards.is_on, shards.whole_network, all_claim, link.of_first)
-    return replace(cache_use(config, parts, reporter.message), together=together)
+    agreement = Agreement(shards.is_on, shards.whole_network, all_say, link.of_first)
+    return replace(cache_use(config, parts, reporter.message), agreement=agreement)
 
 
 def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockFigures) -> Stepper:

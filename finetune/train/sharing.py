@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetune.data.batches import Batch
 from finetune.distributed import Link, RankLostError, is_sharded
 from finetune.errors import FinetuneError, StoppedError, is_out_of_memory, named
+from finetune.gathering import NotGatheredError
 from finetune.tasks.weighted_loss import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import Parameters, WindowMean, counts_of
 from finetune.train.precision import Precision
@@ -221,6 +222,9 @@ class Sharing:
     def _fetched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
             yield from batches
+        except NotGatheredError:
+            # The others wait for the same weights: they see that this process ends.
+            raise
         except Exception:
             # The others wait for the counts of this window.
             self._agreed([0.0] * self.num_losses, has_failed=True)

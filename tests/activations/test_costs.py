@@ -50,6 +50,7 @@ def test_where_nothing_is_frozen_nothing_is_tried_and_nothing_is_done_in_a_step(
         "is_boundary_needed",
         "_choose",
         "find_estimate",
+        "_own_estimate",
         "_why_not_probed",
         "leave",
         "close",

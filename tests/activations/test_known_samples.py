@@ -82,7 +82,7 @@ def predicted(command_line, *more, source="t.csv"):
     return shown.out, shown.err
 
 
-PROBED = 2 + 4 * 3 + 2 + 2
+PROBED = 2 + 3 * 3 + 2 + 2
 """Samples that run at every start: one shape, three trials of the prefix, a pass that follows its
 values, a few of its outputs."""
 

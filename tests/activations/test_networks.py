@@ -174,8 +174,7 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path)
     whole, whole_calls = run("off", "whole")
     runs.assert_same_run(stored, whole)
     assert whole_calls == 2 * stored.timeline.steps_per_epoch
-    # four passes are compared, and one is timed
-    probe, trial_of_the_batch_shape = 5, 3
+    probe, trial_of_the_batch_shape = 4, 3
     # a few samples of each split, at the old boundary and at the new one
     snapshots = 2 * 3
     assert stored_calls == probe + snapshots + trial_of_the_batch_shape

@@ -7,7 +7,6 @@ parameter. A call belongs to the frozen prefix if all its outputs are like that,
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
@@ -126,7 +125,7 @@ def probe(
 ) -> tuple[Boundary, Pace]:
     """Find the boundary of `model` in its present mask and modes.
 
-    Makes five or more forward passes. The network and the random state are restored afterwards.
+    Makes four or more forward passes. The network and the random state are restored afterwards.
 
     Args:
         model: Called with the batches by keyword.
@@ -148,7 +147,7 @@ def probe(
     roots = [root.place for root in first.roots]
     # The fastest time of each call: slower ones had to wait for memory or for other programs.
     prefix, whole = (
-        sum(min(times.get(place, inf) for times in findings.times) for place in places)
+        sum(min(times[place] for times in findings.times) for place in places)
         for places in (boundary.places, roots)
     )
     return boundary, Pace(prefix / size, whole / size)

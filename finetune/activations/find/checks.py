@@ -5,7 +5,6 @@ batch, the values of trained parameters. A call whose outputs change, or that ch
 buffers or attributes, cannot be answered from a store.
 """
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ Inputs = Mapping[str, Tensor]
 _BY_DATA = "control flow depends on the data: two batches make different calls"
 _PAST_AUTOGRAD = "depends on trained weights past autograd, by detach, no_grad or whole numbers"
 _BY_WEIGHTS = "control flow depends on trained weights: other weights make different calls"
-_LONG_S = 1.0
-"""A network whose fastest pass takes longer is not run by one thread alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ class Findings:
     constants: dict[Place, list[bool]] = field(default_factory=dict)
     """For each output of a call, whether it is the same for every batch (a constant)."""
     times: list[dict[Place, float]] = field(default_factory=list)
-    """Duration of each call in seconds, one mapping per pass; the last may be empty."""
+    """Duration of each call in seconds, one mapping per pass."""
 
 
 def make_trials(
@@ -92,30 +89,7 @@ def make_trials(
         _find_causes(model, batch, first, findings)
     by_company = partial(_fault_in_company, findings, shared)
     _compare(findings, first, _watched_pass(model, mixed, seed=1), by_company, _BY_DATA)
-    findings.times.append(_times_alone(model, batch, findings.times))
     return first, findings
-
-
-def _times_alone(
-    model: nn.Module, inputs: Inputs, known: Sequence[Mapping[Place, float]]
-) -> dict[Place, float]:
-    """Return the time of each call in a pass of this thread alone, in seconds of the processor.
-
-    On a machine that is busy with other work a call of a millisecond takes half a second by the
-    clock, and a tenth by the processor, as threads burn time while they wait for each other. A
-    device of its own is not moved by that, nor much a network that takes long in any case: there
-    nothing is returned. `known` are the times of other passes.
-    """
-    fastest = min(max(times.values(), default=0.0) for times in known)
-    is_elsewhere = any(values.device.type != "cpu" for values in inputs.values())
-    if is_elsewhere or fastest > _LONG_S:
-        return {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _watched_pass(model, inputs, seed=1, clock=time.thread_time).times
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _comes_to_the_same(model: nn.Module, batch: Inputs, first: Trial, findings: Findings) -> bool:
@@ -154,18 +128,12 @@ def _other_weights(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _watched_pass(
-    model: nn.Module,
-    inputs: Inputs,
-    *,
-    seed: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Trial:
+def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     # Before the pass: what it moves is found by comparing.
     tensors, plain = buffers(model), attributes(model)
     # Copies, since the network may change its inputs in place.
     copies = {name: values.clone() for name, values in inputs.items()}
-    with preserved(model, buffers=True, random=seed), watched(model, clock=clock) as roots:
+    with preserved(model, buffers=True, random=seed), watched(model) as roots:
         model(**copies)
         moved = moved_buffers(model, tensors)
     calls = {call.place: call for root in roots for call in root.walk()}
