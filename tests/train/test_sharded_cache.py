@@ -171,3 +171,43 @@ def test_a_sample_that_cannot_be_read_for_a_trial_ends_both_and_each_tells_why(
     assert [process.returncode for process in both] == [2, 2], told
     assert "another process of the run has failed" in told[0]
     assert "rank 1: cannot read the image" in told[1]
+
+
+NO_MEMORY = (
+    ALWAYS
+    + """
+import finetune.activations.rank_agreement as ranks
+import finetune.gathering as gathering
+
+def gather(self):
+    raise MemoryError
+
+attempted = ranks.agreed_rows
+
+def agreed_rows(*given, **named):
+    if os.environ["RANK"] == "1":
+        gathering.GatheredModule.gather = gather
+    return attempted(*given, **named)
+
+import finetune.activations.forward as forward
+forward.agreed_rows = agreed_rows
+runpy.run_module("finetune", run_name="__main__", alter_sys=True)
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_memory_that_runs_out_where_all_weights_are_gathered_ends_both_at_once(
+    tmp_path, two_ranks, monkeypatch
+):
+    """Rank 1 must not send a message: rank 0 waits for weights, and would take it for them."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "store"))
+    written(tmp_path, "config")
+    both = two_ranks("train", "config.yaml", program=("-c", NO_MEMORY))
+    # Well below `hang_timeout_s`, which would end a rank that waits.
+    told = [process.communicate(timeout=50)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], told
+    assert "memory has run out where each process holds all weights" in told[1]
+    assert told[1].count("Traceback") == 0
+    assert "another process" in told[0]
