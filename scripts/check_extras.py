@@ -169,7 +169,7 @@ def _failures(extra: str, wheel: Path, shared: Path, folder: Path) -> list[str]:
     (site / "shared.pth").write_text(f"{shared}\n")
     what = f"{wheel}[{extra}]" if extra != NONE else str(wheel)
     pip = [str(place / "bin" / "pip"), "install", "-qq", "-c", str(ROOT / "constraints.txt")]
-    subprocess.run([*pip, what], check=True)
+    subprocess.run([*pip, what], check=True, env=_environment())
     shutil.copytree(folder / "materials", place / "work")
     failures = []
     for use in USES:
@@ -190,10 +190,18 @@ class Ended(NamedTuple):
     said: str
 
 
+def _environment() -> dict[str, str]:
+    """Return the variables without the one by which an environment would find other packages."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def _tried(use: str, place: Path) -> Ended:
     """Run the commands of a use, up to the first that fails."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    kept |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "FINETUNE_CACHE": "cache"}
+    kept = _environment() | {
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "offline",
+        "FINETUNE_CACHE": "cache",
+    }
     for line in USES[use].strip().splitlines():
         program, *arguments = shlex.split(line)
         own = place / "bin" / program
