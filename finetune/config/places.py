@@ -7,7 +7,7 @@ it, so that its paths work from anywhere. A path given by `-o` starts at the cur
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from finetune.config.base import PLACE, Node
 from finetune.config.file_patterns import files_of_pattern
 from finetune.config.marks import is_marked, names_of_marked
 from finetune.config.secrets import escaped
-from finetune.config.written import Written, dotted, replaced_at
+from finetune.config.written import Written, dotted, replaced_at, scalars
 from finetune.errors import Key
 
 
@@ -49,8 +49,10 @@ def find_places(root: Written, config: type[Node]) -> tuple[Written, tuple[Place
     folder = named_folder(root)
     names = names_of_marked(PLACE, Node)
     places: list[Place] = []
-    for key, written in _texts(root):
-        text = str(written.value)
+    for key, written in scalars(root):
+        if not isinstance(written.value, str):
+            continue
+        text = written.value
         # The name of the key is checked first: to follow the schema for every text takes far
         # longer.
         if key[-1] not in names or not _is_relative(text):
@@ -138,18 +140,6 @@ def _find(key: Key, written: Written, folder: Path | None) -> Place:
             f"another {text!r} in the current folder"
         )
     return Place(key, text, folders[0] if folders else None, searched, note)
-
-
-def _texts(written: Written, key: Key = ()) -> Iterator[tuple[Key, Written]]:
-    """Yield each text below a value, with its key."""
-    if isinstance(written.value, dict):
-        for name, item in written.value.items():
-            yield from _texts(item, (*key, name))
-    elif isinstance(written.value, list):
-        for number, item in enumerate(written.value):
-            yield from _texts(item, (*key, number))
-    elif isinstance(written.value, str) and key:
-        yield key, written
 
 
 def _is_relative(text: str) -> bool:

@@ -1,5 +1,6 @@
 """A config as written: values that know their file and line, and how to find them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def _readable(step: str) -> str:
 def is_short(freeze: Written) -> bool:
     """Tell whether `freeze` is in its short form: a list of selectors, or a single name."""
     return isinstance(freeze.value, list | str)
+
+
+def scalars(written: Written, key: Key = ()) -> Iterator[tuple[Key, Written]]:
+    """Yield each value below that is neither a mapping nor a list, with its key."""
+    if isinstance(written.value, dict):
+        for name, item in written.value.items():
+            yield from scalars(item, (*key, name))
+    elif isinstance(written.value, list):
+        for place, item in enumerate(written.value):
+            yield from scalars(item, (*key, place))
+    elif key:
+        yield key, written
 
 
 def replaced_at(root: Written, key: Key, item: Written) -> Written:
