@@ -214,7 +214,7 @@ class ActivationCache:
             hashed |= then["tensors"]
             is_same = then == facts_at(self._model, found.boundary, self._use, known=hashed)
             is_inside = boundary.encloses(found.boundary)
-            # What one rank passes over, all do: they would wait for its figures.
+            # All ranks pass over the same phases: each waits for the figures of rank 0.
             is_same, is_inside = self._use.agreement.all_say([is_same, is_inside])
             if not is_same:
                 continue
@@ -268,7 +268,7 @@ class ActivationCache:
             other.close()
         # Its rows must be equal to those that this phase would compute; modes may have changed.
         if (
-            # Where it answers one process and not another, these wait for each other.
+            # If it answered a batch on one rank alone, that one and the others would wait.
             self._use.agreement.has_parts
             # From rounded rows other values follow than in a run that begins in this phase.
             or self._rounds_to is not None

@@ -80,7 +80,7 @@ class CachedBoundary:
     replay: Replay
     """Records and answers its frozen calls."""
     facts: Facts
-    """What the rows depend on besides the data."""
+    """All that its rows depend on, but for the data."""
     splits: dict[str, SplitCache]
     """The cache of each split, by name."""
 
