@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 # O_NONBLOCK: to open a pipe without it waits until somebody writes
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -167,6 +167,13 @@ def nameless_file() -> int:
         return os.memfd_create("finetune")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+@contextmanager
+def temporary_file() -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new file, not buffered, that other processes can open by its name in the block."""
+    with tempfile.NamedTemporaryFile(prefix="finetune-", buffering=0) as file:
+        yield Path(file.name), file.file
 
 
 def open_new(path: Path, mode: int = 0o666) -> BinaryIO:

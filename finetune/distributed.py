@@ -184,7 +184,10 @@ def _disconnect() -> None:
 
 
 def shard(
-    model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]
+    model: nn.Module,
+    units: Sequence[nn.Module],
+    kept: Collection[nn.Parameter],
+    device: torch.device,
 ) -> list[GatheredModule]:
     """Leave each rank a part of each parameter; units and model gather theirs for their passes.
 
@@ -195,14 +198,17 @@ def shard(
         model: The network, the same on every rank. Its parameters become sharded in place.
         units: Modules that gather their parameters together, none inside another.
         kept: Parameters that every rank keeps whole, and whose gradients are not summed.
+        device: Gets the parts, the kept parameters and the buffers. A unit moves there whole
+            before it is cut, so that the device never holds the whole network.
     """
     # Loaded here: a run in one process has no use for it.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    device = next(model.parameters()).device
     with _lost():
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
 
     def shard_it(module: nn.Module) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept))

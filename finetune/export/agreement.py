@@ -13,7 +13,8 @@ from finetune.data.audio import Audio
 from finetune.data.images import Images
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor
-from finetune.train.build import located, open_raw
+from finetune.train.build import located
+from finetune.train.run_data import open_raw
 
 TOLERANCE = 1e-5
 """Largest accepted difference of an output, relative to the largest output of its sample or to 1.

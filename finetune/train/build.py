@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +11,10 @@ import torch
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
-from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.loading.mixing import Mixing, mixing_of
-from finetune.data.opening import DataFacts, OpenedData, Record, open_data
-from finetune.data.parts.drawn import drawn
-from finetune.data.prepare import PreparedData, prepare_data
+from finetune.data.opening import DataFacts, Record
+from finetune.data.prepare import PreparedData
 from finetune.data.steps.learnt import num_positions
-from finetune.data.steps.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.lints import Lint
@@ -24,7 +22,6 @@ from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
-from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import causes_withheld
 from finetune.tasks.build_task import build_task
 from finetune.tasks.directions import Directions
@@ -45,7 +42,9 @@ from finetune.train.fitted_on_validation import refuse_uncalibrated
 from finetune.train.outputs_wanted import classes_by_target, head_wanted, outputs_wanted
 from finetune.train.precision import Precision
 from finetune.train.ranks.rank_settings import device_of_rank, refuse_unshared, shared_settings
+from finetune.train.ranks.shard_settings import built_by_ranks
 from finetune.train.rules import with_main_metric, wrong_rules
+from finetune.train.run_data import open_samples
 from finetune.train.timeline import steps_of_epoch
 from finetune.which_rank import ALONE, Ranks
 
@@ -78,7 +77,9 @@ def build_parts(
         # as samples of unequal shapes.
         known = refuse_missing(config)
         data = open_samples(config, record, most, preprocessing=known)
-        model, task = build_model_and_task(config, data.facts, data.specs, device)
+        build = partial(build_network, **network_arguments(config, data.facts, data.specs))
+        model, place, lines = built_by_ranks(build, config.train.parallel, device, ranks)
+        task = build_own_task(config, data.facts, place)
         total = _total_steps(config, data.order.count)
         phases = phases_of(config, model)
         # The checks from here on do not depend on each other, so their faults are reported
@@ -103,7 +104,7 @@ def build_parts(
             refuse_cut_windows(task, config.train)
         with faults.noted():
             refuse_unshared(config, task, ranks, data.order.count)
-        precision = Precision(config.train.precision, device)
+        precision = Precision(config.train.precision, place)
         with faults.noted():
             mixing = _mixing(config, data, task)
             rehearse(model, task, data.train, precision=precision, mixing=mixing)
@@ -112,7 +113,7 @@ def build_parts(
                 size = evaluation_batch_size(config)
                 try_parts(model, task, data.parts, precision=precision, batch_size=size)
         faults.raise_if_any()
-        return Parts(data, model, plan, task, device, training, total, mixing)
+        return Parts(data, model, plan, task, device, training, total, mixing, tuple(lines))
 
 
 def phases_of(config: RunConfig, model: Network) -> FreezeConfig | None:
@@ -140,77 +141,6 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
     return plan
 
 
-def open_samples(
-    config: RunConfig,
-    record: Record | None = None,
-    most: int | None = None,
-    *,
-    preprocessing: Preprocessing | None = None,
-) -> PreparedData:
-    """Open the data of a config and prepare it as the model needs it.
-
-    Args:
-        config: The run config.
-        record: The run's record of its data, if it has begun.
-        most: Upper bound on the samples prepared per split; None for all.
-        preprocessing: What the network was pretrained with; None looks it up.
-
-    Raises:
-        DataError: the data cannot be read, or does not fit the config.
-    """
-    keeps = config.cache.use == "auto"
-    files = KnownFiles(config.cache.disk_gb) if keeps else None
-    if preprocessing is None:
-        preprocessing = refuse_missing(config)
-    opened = open_raw(config, preprocessing, files, record)
-    prepared = prepare_data(
-        # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.
-        opened if most is None else drawn(opened, most, config.seed),
-        config.data,
-        preprocessing,
-        seed=config.seed,
-        trust=config.trust,
-        views=config.cache.views,
-        batch_size=config.train.pass_size,
-        hang_timeout_s=config.train.hang_timeout_s,
-        tokens=TokenStore(config.cache.disk_gb) if keeps else None,
-        fitted=() if record is None else record.fitted,
-        # Never on the few samples of a preview: it must show the network that will be trained.
-        fit_on=opened.train.table,
-    )
-    return replace(prepared, notes=(*prepared.notes, *(files.take_notes() if files else ())))
-
-
-def open_raw(
-    config: RunConfig,
-    preprocessing: Preprocessing,
-    files: KnownFiles | None,
-    record: Record | None = None,
-) -> OpenedData:
-    """Open the data of a config, before any transform.
-
-    Args:
-        config: The run config.
-        preprocessing: What the network was pretrained with.
-        files: Hashes of files from earlier runs, and the place of large tables; None to keep none.
-        record: The run's record of its data, if it has begun.
-
-    Raises:
-        DataError: the data cannot be read, or does not fit the config.
-    """
-    return open_data(
-        config.data,
-        config.task,
-        seed=config.seed,
-        trust=config.trust,
-        files=files,
-        head=preprocessing.head,
-        record=record,
-        limit=config.train.limit,
-        preprocessing=preprocessing,
-    )
-
-
 def build_model_and_task(
     config: RunConfig, facts: DataFacts, specs: Mapping[str, TensorSpec], device: torch.device
 ) -> tuple[Network, Task]:
@@ -234,6 +164,13 @@ def network_arguments(
         "seed": config.seed,
         "trust": config.trust,
     }
+
+
+def with_task_in_place(config: RunConfig, parts: Parts, was: torch.device) -> Parts:
+    """Return parts whose task is where the network now is, if it has moved from where it was."""
+    if parts.place == was:
+        return parts
+    return replace(parts, task=build_own_task(config, parts.data.facts, parts.place))
 
 
 def build_own_task(config: RunConfig, facts: DataFacts, device: torch.device) -> Task:
@@ -301,7 +238,7 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
         parts.task,
         parts.data.parts,
         num_samples=parts.data.order.count,
-        device=parts.device,
+        device=parts.place,
         total=parts.total_steps,
     )
 

@@ -21,9 +21,17 @@ class Parts:
     plan: Plan
     task: Task
     device: torch.device
+    """Where the run trains."""
     training: TrainConfig
     """`train:` of the config, with `checkpoint: {best: auto}` replaced by the metric it means."""
     total_steps: int
     """Optimizer steps of the whole run."""
     mixing: Mixing
     """What is mixed in every step."""
+    lines_on_building: tuple[str, ...] = ()
+    """Lines for the user on how several processes built the network."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where the network is: where the run trains, or on the CPU until it is sharded."""
+        return next((one.device for one in self.model.parameters()), self.device)

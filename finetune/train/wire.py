@@ -15,6 +15,7 @@ from finetune.train.build import (
     lints_of,
     located,
     pick_device,
+    with_task_in_place,
 )
 from finetune.train.checkpoints.resuming import folder_to_go_on, take_up
 from finetune.train.checkpoints.same_data import lines_on_going_on, record_to_go_on
@@ -65,7 +66,9 @@ def build_trainer(
         notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
         own_notes = notes_of(config, parts, lints_of(config, parts))
         # From here on the network may be sharded: what runs it must do so on every rank.
+        was = parts.place
         shards, lines = shards_of(config, parts, link)
+        parts = with_task_in_place(config, parts, was)
         trainer = wire(config, parts, folder, tracker, shards)
         notes += [*lines_on_sharing(parts.training, link.ranks, parts.device), *lines, *own_notes]
         goes_on = not fresh or folder.origin is not None

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from finetune.activations.batch_shapes import why_company_decides
-from finetune.train.build import open_samples
+from finetune.train.run_data import open_samples
 from finetune.train.wire import build_trainer
 
 pytestmark = pytest.mark.slow

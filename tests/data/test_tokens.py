@@ -14,7 +14,7 @@ from finetune.data.steps.tokens import Tokenizing, TokenStore
 from finetune.data.table import Listed
 from finetune.importing import package_path
 from finetune.store.directory import entries
-from finetune.train.build import open_samples
+from finetune.train.run_data import open_samples
 from finetune.train.wire import build_trainer
 
 WORDS = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell", "£5m"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.train.build import build_parts, open_samples
+from finetune.train.build import build_parts
+from finetune.train.run_data import open_samples
 
 ROWS = 90
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}

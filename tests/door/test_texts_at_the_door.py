@@ -15,8 +15,9 @@ from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
 from finetune.train.before.every_part import try_parts
-from finetune.train.build import build_parts, open_samples
+from finetune.train.build import build_parts
 from finetune.train.precision import Precision
+from finetune.train.run_data import open_samples
 from finetune.train.wire import build_trainer
 
 TOKENIZE = {"type": "tokenize"}

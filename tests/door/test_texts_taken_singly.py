@@ -13,7 +13,8 @@ from finetune.config.model import ModelConfig
 from finetune.errors import DataError, FinetuneError, ModelError
 from finetune.predict import load_predictor
 from finetune.preview.inspection import inspect_batch
-from finetune.train.build import build_parts, open_samples
+from finetune.train.build import build_parts
+from finetune.train.run_data import open_samples
 from finetune.train.wire import build_trainer
 
 PAIRS = {

@@ -15,7 +15,7 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
 from finetune.models.detectors import NO_BOX, Detector, Undetected, with_heads_of
 from finetune.tasks.build_task import build_task
-from finetune.train.build import open_samples
+from finetune.train.run_data import open_samples
 
 SIDE = 64
 COLOURS = ((250, 20, 20), (20, 20, 250))

@@ -12,7 +12,7 @@ import finetune
 from finetune.data.media.decoding import image_tensor
 from finetune.errors import FinetuneError
 from finetune.models.detectors import NO_BOX, OUTSIDE, Detector, sizes_of
-from finetune.train.build import open_samples
+from finetune.train.run_data import open_samples
 
 SIZES = [(64, 64), (48, 80), (72, 40), (64, 64), (33, 57), (80, 80), (64, 50), (41, 64)]
 """Height and width."""

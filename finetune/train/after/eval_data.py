@@ -24,8 +24,9 @@ from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.saved_runs import saved_config
-from finetune.train.build import evaluation_batch_size, open_raw
+from finetune.train.build import evaluation_batch_size
 from finetune.train.checkpoints.same_data import read_record
+from finetune.train.run_data import open_raw
 
 Part = Literal["train", "validation", "test"]
 _SOURCES = ("source", "train", "validation", "test")

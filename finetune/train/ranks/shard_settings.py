@@ -1,7 +1,7 @@
 """Whether a run shards its weights over the ranks (FSDP2), and what it cannot do then."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -10,11 +10,13 @@ from finetune.config.run import RunConfig
 from finetune.distributed import Link
 from finetune.errors import Faults, FinetuneError
 from finetune.freezing.plan import Phase
+from finetune.models.network import Network
 from finetune.process import available_memory_bytes
 from finetune.runs.progress import Progress
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
 from finetune.train.ranks.alike import Alike
+from finetune.train.ranks.one_copy import built_in_turns
 from finetune.train.ranks.shards import Shards
 from finetune.train.sizes import TensorSize, optimizer_state
 from finetune.which_rank import Ranks
@@ -30,19 +32,43 @@ _TRIED = 8
 _GIB = 2**30
 
 
+def built_by_ranks(
+    build: Callable[[], Network], wish: str, device: torch.device, ranks: Ranks
+) -> tuple[Network, torch.device, list[str]]:
+    """Build a network before it is known whether it is sharded.
+
+    Args:
+        build: Builds it on the CPU.
+        wish: `train.parallel` of the config.
+        device: Where the run trains, which may not hold all of a network that is sharded.
+        ranks: Which process of the run this is.
+
+    Returns:
+        The network; where it is; lines for the user.
+    """
+    if not ranks.is_several or wish == "ddp":
+        return build().to(device), device, []
+    network, lines = built_in_turns(build, Link(ranks)) if wish == "fsdp2" else (build(), [])
+    return network, torch.device("cpu"), lines
+
+
 def shards_of(config: RunConfig, parts: Parts, link: Link) -> tuple[Shards, list[str]]:
     """Shard the network if the config asks for it; return what is sharded, and lines for the user.
+
+    From here on the network is where the run trains.
 
     Raises:
         FinetuneError: the config asks for what does not go with it.
     """
     is_wanted, lines = wants_shards(config, parts, link)
+    lines = [*parts.lines_on_building, *lines]
     if not is_wanted:
+        parts.model.to(parts.device)
         return Shards(link), lines
     # Afterwards there is only one copy of each number, and nothing to compare it with.
     Alike(link, parts.model).check(Progress())
     plan, run = parts.plan, partial(_run_once, parts)
-    shards = Shards.of(link, parts.model, plan.inventory, plan.ever_trained, run)
+    shards = Shards.of(link, parts.model, plan.inventory, plan.ever_trained, run, parts.device)
     return shards, [*lines, *shards.lines]
 
 
@@ -50,8 +76,8 @@ def _run_once(parts: Parts) -> None:
     """Call the network with the first training samples."""
     samples = parts.data.train
     rows = torch.arange(min(_TRIED, parts.training.pass_size, len(samples)))
-    batch = samples.fetch(rows).to(parts.device)
-    with Precision(parts.training.precision, parts.device).autocast():
+    batch = samples.fetch(rows).to(parts.place)
+    with Precision(parts.training.precision, parts.place).autocast():
         parts.model(**batch.inputs)
 
 

@@ -5,11 +5,9 @@ optimizer steps. So frozen means the same as in one process: no gradient, no sta
 whole tensors, whatever the number of ranks.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -20,6 +18,7 @@ from finetune.errors import named
 from finetune.freezing.rows import rows_of
 from finetune.gathering import GatheredModule, gathered
 from finetune.models.inventory import ParamInfo
+from finetune.train.ranks.one_copy import memory_place, memory_places
 from finetune.train.ranks.shard_units import blocks_of, read_from_outside
 from finetune.which_rank import ALONE
 
@@ -50,8 +49,9 @@ class Shards:
         inventory: Sequence[ParamInfo],
         trained: Iterable[str],
         run: Callable[[], object],
+        device: torch.device,
     ) -> Self:
-        """Shard a network in place.
+        """Shard a network in place; each block moves to its device as it is cut.
 
         Args:
             link: To the other ranks, which hold the same network.
@@ -59,6 +59,7 @@ class Shards:
             inventory: Its parameters, cut into row slices where a phase freezes rows.
             trained: Names that train in some phase.
             run: Calls the network once, as training and evaluation do.
+            device: Where this rank trains.
         """
         kept = dict(_kept_whole(model, inventory))
         blocks = blocks_of(model, inventory)
@@ -68,7 +69,8 @@ class Shards:
         read = [name for name, count in zip(blocks, told, strict=True) if count]
         units = {name: block for name, block in blocks.items() if name not in read}
         # No list of all parameters here: each must go as soon as it is sharded.
-        sharded = shard(model, list(units.values()), [model.get_parameter(name) for name in kept])
+        whole = [model.get_parameter(name) for name in kept]
+        sharded = shard(model, list(units.values()), whole, device)
         wholes = {n: one for n, one in model.named_parameters() if is_sharded(one)}
         lines = [
             f"processes: {link.ranks.world}, each holds a part of {len(wholes)} parameters; "
@@ -189,11 +191,11 @@ def _kept_whole(model: nn.Module, inventory: Sequence[ParamInfo]) -> Iterator[tu
     """Yield the parameters that are not sharded, each with what it is."""
     cut = {rows_of(one.name)[0] for one in inventory if one.slice_of is not None}
     tied = {one.name for one in inventory if one.aliases}
-    places = Counter(map(_place, chain(model.parameters(), model.buffers())))
+    places = memory_places(model)
     for name, parameter in model.named_parameters():
         reasons = {
             "cut into rows": name in cut,
-            "tied": name in tied or places[_place(parameter)] > 1,
+            "tied": name in tied or places[memory_place(parameter)] > 1,
             "single numbers": not parameter.ndim,
             "no floating point": not parameter.is_floating_point(),
             "laid out in another order": not parameter.is_contiguous(),
@@ -201,9 +203,3 @@ def _kept_whole(model: nn.Module, inventory: Sequence[ParamInfo]) -> Iterator[tu
         reason = next((text for text, applies in reasons.items() if applies), None)
         if reason is not None:
             yield name, reason
-
-
-def _place(tensor: Tensor) -> int:
-    """Return where the memory of a tensor begins; its own number if it is sparse or empty."""
-    is_plain = tensor.layout == torch.strided and tensor.numel()
-    return tensor.untyped_storage().data_ptr() if is_plain else id(tensor)
