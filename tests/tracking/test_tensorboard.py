@@ -9,7 +9,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from finetune.config.dumping import as_plain
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, NonFiniteError
 from finetune.pictures.drawing import Picture, drawn
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.train.shown.settings_shown import settings_shown
@@ -75,6 +75,16 @@ def test_settings_and_results_stand_in_the_run_itself_and_make_no_second_one(fol
     assert settings["train.epochs"].number_value == 3
     assert settings["train.drop_last"].string_value == "true"
     assert settings["task.type"].string_value == "x"
+
+
+def test_a_run_that_diverged_shows_its_settings_too(small_run):
+    run = small_run(optimizer={"type": "SGD", "lr": 1e30}, tracking={"to": ["tensorboard"]})
+    with pytest.raises(NonFiniteError):
+        run.fit(quiet=True)
+    events = read(run.folder.path / "tensorboard")
+    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+    assert data.session_start_info.hparams["Learning rate"].number_value == 1e30
 
 
 def test_each_setting_has_one_name(small_config, small_run):

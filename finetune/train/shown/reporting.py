@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from finetune.activations.split_cache import Statistics
 from finetune.data.batches import Samples
 from finetune.data.loading.skipped import first_skipped
-from finetune.errors import named
+from finetune.errors import NonFiniteError, named
 from finetune.freezing.plan import Phase
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
@@ -116,6 +116,10 @@ class Reporter:
             if self._freezes:
                 self._picture()
             self.tracker.hparams(self.hparams, self._progress.metrics)
+        except NonFiniteError:
+            # Who compares settings asks which of them diverged. A run that was stopped goes on.
+            self.tracker.hparams(self.hparams, self._progress.metrics)
+            raise
         finally:
             self.tracker.close()
 
