@@ -189,6 +189,7 @@ def content_of(value: Any) -> bytes | None:
         case str():
             # A lone surrogate may be in JSON, and must not end the run here.
             return value.encode("utf-8", "surrogatepass")
+        # Before the numbers of Python: numpy's float64 is a float to them.
         case np.generic() | np.ndarray() | Tensor():
             return _of_numbers(value)
         case Mapping():
@@ -197,6 +198,7 @@ def content_of(value: Any) -> bytes | None:
             return _of_many("list", value)
         case None | bool() | int() | float() | complex() | bytes():
             return f"{type(value).__name__}\0{value!r}".encode()
+    # The `repr` of any other object may hold its address, or leave out what it contains.
     return repr(value).encode() if type(value).__module__ in _EXACT_BY_REPR else None
 
 

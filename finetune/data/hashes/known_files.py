@@ -160,6 +160,7 @@ def _completed(
 
 def _write(store: Store, known: Tensor, contents: Contents) -> None:
     """Store hashes of files whose state proves that they stay as they are."""
+    # `UNKNOWN` is all zeros: a file that has just been written is hashed again next time.
     told = (contents.states != 0).any(1)
     if bool((store.has(torch.arange(len(known))) & ~known).any()):
         store.discard()  # rows are never overwritten, so those of changed files must go first

@@ -63,6 +63,7 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Generator[Chunk, 
     # A mark of UTF-8 is removed, and changes nothing else.
     if content.is_told and encoding != "utf-8-sig":
         reading.notes.append(f"{reading.name} is read as {encoding}, which its first bytes tell")
+    # Wrong bytes become surrogates, by which their row alone is told; `strict` would end it all.
     errors = "surrogateescape" if reading.passes else "strict"
     with text_of(file, encoding, reading.name, errors) as text:
         read = separated_chunks if form == "separated" else document_chunks
@@ -76,6 +77,7 @@ def beginning_of(file: BinaryIO, reading: Reading) -> str:
         DataError: the file is not text.
     """
     encoding = _content(file, reading).encoding or reading.dialect.encoding
+    # The format alone is looked for here: rows with wrong bytes are told when they are read.
     errors = "replace" if reading.passes else "strict"
     with text_of(file, encoding, reading.name, errors) as text:
         beginning = text.read(_BEGINNING)
@@ -134,6 +136,7 @@ def refuse_other_names(file: BinaryIO, reading: Reading) -> None:
     names = header_of(first, found_separator(first), reading.dialect.quote)
     wanted = list(reading.wanted or ())
     plain = {name.strip().casefold() for name in wanted}
+    # A single line is taken for a text, even one that reads like the name of the column.
     is_header = rest.strip() and any(name.strip().casefold() in plain for name in names)
     if is_header or min(len(wanted), len(names)) > 1:
         absent = next((name for name in wanted if name not in names), None)
@@ -169,6 +172,7 @@ def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None
 
 def _separator_for(beginning: str, reading: Reading, first: str | None = None) -> str | None:
     """Return the separator by which the first line names all wanted columns, or None."""
+    # Those that are known come first: any separator finds the name of a single column.
     own = [each for each in (first, reading.dialect.separator) if each is not None]
     for separator in dict.fromkeys((*own, *SEPARATORS)):
         names = header_of(beginning, separator, reading.dialect.quote)

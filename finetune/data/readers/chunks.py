@@ -103,6 +103,7 @@ def wrong_bytes(lines: Sequence[str], reading: Reading, where: str) -> DataError
     Python decodes such bytes to single surrogates where `surrogateescape` handles errors.
     """
     for line in lines:
+        # `isascii` looks at a flag of the text, so that lines of ASCII cost no search.
         if not line.isascii() and (found := _WRONG.search(line)) is not None:
             byte = ord(found[0]) & 0xFF
             return DataError(

@@ -10,6 +10,7 @@ from finetune.data.readers.json_text import JsonText, after_blanks
 from finetune.errors import DataError, FinetuneError
 from finetune.reading import MAX_JSON_BYTES, limited_lines, parse_json_at, parse_json_object
 
+# A bracket alone tells nothing: a text, or a cell of a csv, may begin with one as well.
 _BEGINS_AN_OBJECT = re.compile(r'\s*\{\s*(["}]|\Z)')
 _BEGINS_AN_ARRAY = re.compile(r"\s*\[\s*([{\]]|\Z)")
 
@@ -36,6 +37,7 @@ def document_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
     for line, row in _objects(file, reading):
         if isinstance(row, DataError):
             bad[len(rows)] = row
+        # A bad row keeps its place, so that the rows behind it keep their numbers.
         rows.append({} if isinstance(row, DataError) else row)
         lines.append(line)
         if len(rows) == ROWS_AT_ONCE:
@@ -128,6 +130,7 @@ def _of_document(text: JsonText) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each object of a text that is an array, or objects one after another."""
     if is_array := text.next() == "[":
         text.skip()
+    # An empty array is a table without rows, and no error.
     ends = is_array and text.next() == "]"
     while not ends and text.next():
         line, where = text.line, text.where

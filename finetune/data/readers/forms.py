@@ -123,6 +123,7 @@ def unpacked(file: BinaryIO, name: str) -> BinaryIO:
     Raises:
         DataError: it cannot be decompressed, or grows to far more than its size.
     """
+    # By its first bytes: a stream has no name, and the ending of a name may be wrong.
     begins = file.read(2)
     file.seek(0)
     if begins != _GZIP:
@@ -184,6 +185,7 @@ def decodes(file: BinaryIO, encoding: str) -> bool:
     try:
         while part := file.read(_READ_AT_ONCE):
             decoder.decode(part)
+        # Only this call notices a character that is cut off at the end of the file.
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
@@ -202,6 +204,7 @@ def text_of(
         DataError: it is not valid in the encoding; the message names line and byte.
     """
     try:
+        # `newline=""`, as the reader of csv needs it: quoted cells keep their own line breaks.
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
         try:
             yield text
@@ -242,6 +245,7 @@ def _wide(head: bytes) -> str | None:
     even, odd = head[0::2], head[1::2]
     if len(head) < 4 or b"\0" not in head:
         return None
+    # Text in Latin letters has a zero in every other byte; binary data has zeros anywhere.
     for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if b"\0" not in others and zeros.count(0) * 2 > len(zeros):
             return name
@@ -250,6 +254,7 @@ def _wide(head: bytes) -> str | None:
 
 def _may_be_text(magic: bytes, head: bytes) -> bool:
     """Tell whether a text begins like another file, which has bytes that text never has."""
+    # A text may begin with `BZh` or `ID3`; a pointer is text itself, and never the data.
     return magic.isascii() and magic != POINTER and not _has_binary(head)
 
 

@@ -35,9 +35,11 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
             for key in _members(text):
                 if text.next() != "[" or key not in kept:
                     _pass_over(text)
+                # JSON leaves open which of them counts: the samples of one would silently be lost.
                 elif key in found:
                     raise FinetuneError(f"has the key {key!r} twice", where=where)
                 else:
+                    # Cut down one by one: outlines of objects are most of a large file of COCO.
                     found[key] = [_slim(entry, kept[key]) for entry in _entries(text)]
     except (OSError, UnicodeDecodeError) as error:
         is_text = isinstance(error, UnicodeDecodeError)

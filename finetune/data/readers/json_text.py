@@ -90,6 +90,7 @@ class JsonText:
         """Read as much again as is still ahead; return False at the end of the file."""
         # Doubling keeps the number of attempts to parse one long value small.
         self._count_lines()
+        # After the count, since the text up to here is dropped with its line breaks.
         self._passed += self._position
         ahead = self._text[self._position :]
         more = self._file.read(max(_READ_AT_ONCE, len(ahead)))

@@ -35,6 +35,7 @@ def kept(stream: Any, name: str) -> BinaryIO:
         file.seek(0)
         if size <= _IN_MEMORY:
             return io.BytesIO(file.read())
+        # A map shows what is in the file, and not what Python still holds of it.
         file.flush()
         mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         return cast("BinaryIO", io.BufferedReader(_Mapped(mapped), _READ_AT_ONCE))

@@ -84,6 +84,7 @@ class MappedCells(Sequence[Any]):
     @property
     def first_without_value(self) -> int | None:
         """Position of the first cell without a value, or None."""
+        # Arrow counts them by bits, without making an object of any cell.
         if not any(chunk.null_count for chunk in self.chunks):
             return None
         return next((row for row, cell in enumerate(self) if cell is None), None)
@@ -138,6 +139,7 @@ class MappedCells(Sequence[Any]):
         chunk, first, count = self.chunks[place], int(rows[0]), len(rows)
         if count == 1:
             return [chunk[first].as_py()]
+        # Rows in a run, as a pass over all cells reads them, are a slice, which copies nothing.
         if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
             return list(chunk.slice(first, count).to_pylist())
         return list(chunk.take(arrow_of(rows)).to_pylist())
@@ -173,6 +175,7 @@ def _numbers_in(array: Any) -> NDArray[Any]:
         flat = np.unpackbits(np.frombuffer(values, np.uint8), bitorder="little").astype(bool)
     else:
         flat = np.frombuffer(values, array.type.to_pandas_dtype())
+    # An array that was cut out of another one shares the buffers of the whole.
     return flat[array.offset : array.offset + len(array)]
 
 
@@ -189,6 +192,7 @@ def mapped_columns(file: BinaryIO, *, is_checked: bool = False) -> dict[str, Map
     import pyarrow
 
     try:
+        # Python's map keeps a copy of the descriptor, and with it the lock on a table in use.
         pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         reader = pyarrow.ipc.open_file(pyarrow.BufferReader(pyarrow.py_buffer(pages)))
         table = reader.read_all()

@@ -10,6 +10,7 @@ from finetune.data.readers.mapped import MappedCells, arrow_of, mapped_columns
 
 LINES = "\0lines"
 """Column of the lines at which rows begin."""
+# `large_string` has places of 64 bits: with `string` an array ends at 2 GiB of text.
 _TYPES: Mapping[type, str] = {str: "large_string", int: "int64", float: "float64", bool: "bool"}
 
 
@@ -64,6 +65,7 @@ class ArrowFile:
         """
         if self._writer is None:
             raise NotMappedError("it has no rows")
+        # Writes the footer, without which Arrow does not open the file.
         self._writer.close()
         self._file.flush()
         found = mapped_columns(self._file)
@@ -93,6 +95,7 @@ def _arrow_of(cells: Sequence[Any], kind: type) -> Any:
         encoded = [cell.encode() if cell is not None else b"" for cell in cells]
         ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return arrow_of(ends, is_full, b"".join(encoded))
+    # numpy knows no gaps: a zero stands there, which the bits of `has_value` hide.
     filled = [kind() if cell is None else cell for cell in cells]
     return arrow_of(np.asarray(filled, _TYPES[kind]), is_full)
 

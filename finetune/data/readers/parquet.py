@@ -20,6 +20,7 @@ def is_made_by_datasets(file: BinaryIO, name: str) -> bool:
     """
     metadata = _opened(file, name).schema_arrow.metadata or {}
     file.seek(0)
+    # The library describes its features, such as images and class names, under this key.
     return b"huggingface" in metadata
 
 

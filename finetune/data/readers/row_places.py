@@ -39,6 +39,7 @@ class Places:
         because earlier rows have several lines, or lines are empty.
         """
         row = self.rows[row] if self.rows else row
+        # A file without rows starts where the next one does: of equal starts the last has the row.
         file = bisect_right(self.starts, row) - 1
         number = row - self.starts[file] + 1
         line = self.lines[row] if row < len(self.lines) else 0

@@ -47,6 +47,7 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
             if (fault := _fault(row, width, where, hint, lines.taken, reading)) is not None:
                 if not reading.passes:
                     raise fault
+                # The row keeps its place, with empty cells: those behind it keep their numbers.
                 bad[len(starts)], row = fault, [""] * width
             else:
                 swallowed.look(row, lines.taken, line, len(starts))
@@ -72,6 +73,7 @@ def header_of(text: str, separator: str, quote: str | None) -> list[str]:
 
 def found_separator(line: str) -> str:
     """Return the separator that occurs most often in a line; a comma if there is none."""
+    # Of equal counts `max` takes the first separator, which is the comma.
     return max(SEPARATORS, key=line.count)
 
 
@@ -220,11 +222,13 @@ def _rows(lines: _Lines, reading: Reading, separator: str) -> Iterator[tuple[int
                 yield begins, row
             else:
                 blanks.add(begins)
+            # `line_num` counts lines, and a row with line breaks inside quotes has several.
             begins = reader.line_num + 1
             lines.taken.clear()
         blanks.told(reading)
     except csv.Error as error:
         hint = None if reading.dialect.quote is None else _NO_QUOTES
+        # Python's message quotes the separator, and a tab in it would look like blanks.
         told = str(error).replace("\t", "\\t")
         if reader.line_num > begins:
             told += f", in line {reader.line_num}"

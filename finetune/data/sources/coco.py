@@ -54,6 +54,7 @@ def read_coco(path: Path, key: Key) -> FoundCoco:
         used.add(category)
         crowd = {"iscrowd": True} if one.get("iscrowd") else {}
         objects[image].append({"bbox": one.get("bbox"), "label": labels[category], **crowd})
+    # A dict has one list for an id, so that two images would share their boxes.
     if len(objects) < len(images):
         raise DataError("two of its images have one id", where=str(path), key=key)
     names = [one.get("file_name") for one in images]
@@ -61,6 +62,7 @@ def read_coco(path: Path, key: Key) -> FoundCoco:
         "image": Listed(names, "text"),
         "objects": Listed([*objects.values()], "things"),
     }
+    # Only categories with boxes become classes: others of equal names do no harm.
     labels = {category: label for category, label in labels.items() if category in used}
     return FoundCoco(columns, tuple(_on_equal_names(labels)))
 

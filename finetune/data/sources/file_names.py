@@ -163,6 +163,7 @@ def _meant(path: Path, folder: Path) -> str:
         return "nothing is fetched from the web: download the files first; "
     if scheme is not None:
         return "write paths without file://; "
+    # A hint must not fail: a name may be too long for the system, or hold a zero byte.
     with suppress(OSError, ValueError):
         for changed in (name.replace("\\", "/"), name.strip()):
             if changed != name and (folder / changed).is_file():
@@ -193,5 +194,6 @@ def _named_file(item: Any, folder: Path, what: What) -> Any:
         return item
     name = item["path"] if is_dict and item["bytes"] is None else item
     if isinstance(name, str | Path):
+        # An absolute name drops the folder: whoever reads a stranger's names checks the paths.
         return folder / name
     raise DataError(f"needs {_WITH_ARTICLE[what]} or the path of one, got {in_short(item)}")

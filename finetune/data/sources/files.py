@@ -104,6 +104,7 @@ def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
     try:
         raw = file.read_bytes()
         content = content_of_bytes(raw[:4096], source.encoding)
+        # Before it is decoded: latin-1 makes a text of any bytes, also of those of an image.
         if content.other is not None:
             raise DataError(f"{str(file)!r} is {content.other}, no text", key=(*key, "path"))
         # A byte order mark in the file wins over the config: it is about this very file.

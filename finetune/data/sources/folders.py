@@ -67,6 +67,7 @@ def files_with_labels(
     files = [file for file in found if _is_sample(file, within, kind)]
     refuse_leaving(files, within, key=(*key, "path"))
     here = (*key, "label", "regex")
+    # An expression may take exponential time on a name, so that all names together have a limit.
     limit = TimeLimit(max(LIMIT_S, _NAME_S * len(files)))
     labels = limit.first_groups(expression, [file.name for file in files], key=here)
     without = [file for file, label in zip(files, labels, strict=True) if not label]

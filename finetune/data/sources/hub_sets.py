@@ -58,6 +58,7 @@ def load_set(source: HuggingFaceSource, within: Path | None, key: Key) -> Any:
 @contextmanager
 def _fall_backs(datasets: Any) -> Iterator[list[str]]:
     """Yield a list that is filled when the library takes its cache in place of the hub."""
+    # The library says so in its log alone, and returns the cached data set like any other.
     found, logger = list[str](), logging.getLogger(datasets.load.__name__)
 
     def note(record: logging.LogRecord) -> bool:

@@ -44,6 +44,7 @@ class KeptTable:
     def put(self, key: str, content: bytes) -> None:
         """Store something; nothing happens where the disk refuses, since all can be made again."""
         try:
+            # The number of the process keeps apart what two runs write for one table at once.
             disk.replace_file(self._path(key), _digest(content) + content, str(os.getpid()))
         except OSError:
             return

@@ -170,6 +170,7 @@ def _parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
                 os.fsync(file.fileno())
         try:
             contents = read_contents(sources.paths, "table")
+            # Rows of older contents would else be kept under the hashes of newer ones.
             if states_of(sources.paths) != before:
                 raise DataError("is being written")
             return replace(read, kept=_placed(aside, sources, read, contents, files.disk_bytes))

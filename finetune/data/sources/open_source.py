@@ -115,6 +115,7 @@ def _opened_tables(
         raise
     if read.count == 0:
         raise DataError(f"no samples in {path}", key=key)
+    # A pattern names files of one folder alone, so that the first one tells it.
     folder = found.paths[0].parent if not path.is_dir() else path
     if source.folder is not None:
         folder = files.existing(source.folder, (*key, "folder"), folder=True)
@@ -210,6 +211,7 @@ def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
     """Return `features` and `target`, each `(samples, ...)`, of normal numbers drawn by seed."""
     draw = torch.Generator().manual_seed(source.seed)
     try:
+        # Features first: in another order the same seed would give other numbers.
         features = torch.randn(source.samples, *source.features, generator=draw)
         targets = torch.randn(source.samples, *source.targets, generator=draw)
     # torch raises a RuntimeError where Python would raise a MemoryError.

@@ -81,6 +81,7 @@ def _arrow_files(path: Path, within: Path | None, key: Key) -> list[Path]:
     state = path / _STATE
     entries = _listed(read_json_object(state), "_data_files", state)
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+    # For a name with a zero byte Python raises a ValueError in place of finding no file.
     files = [path / name for name in names if isinstance(name, str) and "\0" not in name]
     if len(files) < len(names) or not names:
         raise DataError("names no .arrow file", hint=_WHOLE.format(_STATE, _INFO), where=str(state))

@@ -200,6 +200,7 @@ def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: 
 def _num_bytes(file: BinaryIO) -> int | None:
     """Return the size of a file; None if it is packed, or a stream."""
     try:
+        # In a packed file `tell` counts unpacked bytes, and nobody knows how many there will be.
         return None if isinstance(file, GzipFile) else os.fstat(file.fileno()).st_size
     except OSError:
         return None
@@ -264,6 +265,7 @@ class _Builder:
                 raise NotMappedError("the library `datasets` has written it")
             self._take(parquet_columns(file, reading.name, folder, reading.wanted))
         else:
+            # Taken before the table is read, which adds its own columns.
             known = set(self._cells)
             counting, size = Counting(f"reading {reading.name}", "rows"), _num_bytes(file)
             for chunk in chunks_of(file, reading, form):
