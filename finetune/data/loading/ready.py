@@ -206,6 +206,7 @@ def _num_workers(samples: MadeSamples, fetching: Fetching, tell: Callable[[str],
     seconds = (time.process_time() - began) * fetching.batch_size / len(timed)
     if seconds < _QUICK_S:
         return 0
+    # One core is left to the run's own process, and a process without a batch would only wait.
     most = min(_MOST_WORKERS, cores - 1, math.ceil(len(samples) / fetching.batch_size))
     size = sum(v.numel() * v.element_size() for v in batch.inputs.values()) / len(timed)
     if (free := shared_memory_bytes()) is not None:

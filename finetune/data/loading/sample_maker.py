@@ -142,6 +142,7 @@ class SampleMaker:
     def _tells_sizes(self) -> bool:
         """Tell whether images that have one size before all steps have one size behind them."""
         once, drawn = self._making.once, self._making.drawn
+        # From the end: behind a step that gives one size, no step before it matters.
         for place, step in reversed([*enumerate((*once, *drawn))]):
             # Steps of the user's own may cut each image otherwise, as may random ones.
             if not isinstance(step, Vision):
@@ -269,6 +270,7 @@ class SampleMaker:
             except DataError as error:
                 if not (self._making.skips and error.is_of_image):
                     raise
+                # The first reason is that of the sample that was asked for.
                 reason = reason or error.message
         raise DataError(f"none of {step + 1} samples one after another can be read: {reason}")
 

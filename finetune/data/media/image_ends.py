@@ -25,6 +25,7 @@ def is_cut(file: BinaryIO, image: Any) -> bool:
     tail = file.read(_TAIL)
     file.seek(0)
     head = file.read(8)
+    # Pillow reads the pixels from the same file later, on from where it stopped.
     file.seek(position)
     if ends_well is None or ends_well(head, tail, size):
         return False
@@ -43,6 +44,7 @@ def _as_told(head: bytes, size: int, start: int, more: int) -> bool:
 _ENDS: dict[str, Callable[[bytes, bytes, int], bool]] = {
     "JPEG": lambda head, tail, size: b"\xff\xd9" in tail,
     "PNG": lambda head, tail, size: b"IEND" in tail,
+    # Zeros behind the end of a GIF are padding, and cut nothing off.
     "GIF": lambda head, tail, size: tail.rstrip(b"\0").endswith(b";"),
     "WEBP": lambda head, tail, size: _as_told(head, size, 4, 8),
     "BMP": lambda head, tail, size: _as_told(head, size, 2, 0),

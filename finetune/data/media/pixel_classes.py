@@ -52,6 +52,7 @@ class PixelClasses:
         table[list(self.numbers)] = torch.arange(len(self.numbers), dtype=torch.int16)
         if self.ignored is not None:
             table[self.ignored] = IGNORED
+        # One look-up a pixel, however many classes there are.
         found = table[mask.long()]
         if bool((found == _NO_CLASS).any()):
             raise self._unknown(int(mask[found == _NO_CLASS][0]), place)

@@ -199,6 +199,7 @@ def _scaled(image: Any, rules: PixelRules, pil: ModuleType) -> Any:
         if not np.isfinite(values).all():
             raise PixelError("some of its values are no finite numbers")
         grey = pil.fromarray(_as_bytes((values.astype(np.float64) - low) / (high - low)))
+    # By the values before scaling, which makes one grey of many of them.
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey.putalpha(pil.fromarray((values != clear).astype(np.uint8) * 255))

@@ -166,6 +166,7 @@ def _header(sound: Any, name: str) -> SoundHeader:
         raise _unreadable(name, "it is empty")
     if not _LEAST_RATE <= header.rate <= _MOST_RATE:
         raise _unreadable(name, f"it has {header.rate:,} frames a second")
+    # By the header, before memory is taken for as much as it promises.
     if header.frames * header.channels > MOST_NUMBERS:
         raise _unreadable(name, f"it has {header.seconds:,.0f} seconds; cut it into pieces")
     # Of a WAV that was cut off, libsndfile reads what is there, and says so only in its log.

@@ -163,6 +163,7 @@ def _evenly(labels: Tensor) -> Tensor:
     for number in labels.unique().tolist():
         rows = (labels == number).nonzero().squeeze(1)
         place[rows] = torch.arange(len(rows), dtype=torch.float64) / len(rows)
+    # Stable: samples at the same place, such as the first of each class, stay in random order.
     return place.argsort(stable=True)
 
 

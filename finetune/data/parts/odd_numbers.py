@@ -38,10 +38,12 @@ def _on_signs(name: str, values: Tensor) -> list[str]:
     for sign in _SIGNS:
         is_sign = values == sign
         count, others = int(is_sign.sum()), values[~is_sign & ~values.isnan()].double()
+        # Once it may be a number like any other; where most cells hold it, it is the usual one.
         if count < 2 or len(others) < count:
             continue
         low, high = others.min().item(), others.max().item()
         gap = low - sign if sign < 0 else sign - high
+        # By the range of all others: -999 between -500 and 800 is an ordinary number.
         if gap > 2 * (high - low) > 0:
             return [
                 f"column {name!r} holds {sign} in {count:,} of {len(values):,} rows, all others "
@@ -55,6 +57,7 @@ def _on_rounding(name: str, values: Tensor) -> list[str]:
     """Return a note if different whole numbers become one in float32."""
     if values.is_floating_point() or int(values.abs().max()) <= _EXACT:
         return []
+    # Counted, since large numbers that still differ after rounding do no harm.
     before, after = len(values.unique()), len(values.float().unique())
     if after == before:
         return []

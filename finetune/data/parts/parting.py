@@ -82,6 +82,7 @@ class RawPart:
         found = self.beside.get(self.target_name or "")
         target = self.target
         if isinstance(found, Ragged):
+            # The last number belongs to no sequence, see `Ragged`.
             target = found.values[:-1].long()
         elif self.mask is not None and isinstance(found, Numbers):
             target = found.values.flatten()
@@ -234,6 +235,7 @@ def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ..
     # Copies only matter where one may be trained on and another one tested.
     if len(parts) == 1:
         return ()
+    # Over all parts at once: the first copy of a sample may lie in another part.
     first = first_copies(torch.cat([part.hashes.inputs for part in parts]))
     owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
     copies = int((first != torch.arange(len(first))).sum())

@@ -174,6 +174,7 @@ def find_columns(
     config = with_listed_targets(config, task)
     tables = _read_tables(config, trust, files)
     if task.learns == "span":
+        # Before targets are joined: two columns are an answer and its place, not two targets.
         config, tables = joined_answers(config, tables)
     config, tables, rules = join_targets(config, tables, head)
     inputs, target = _chosen(config, task, tables)

@@ -106,12 +106,14 @@ def _folded(
     """Return the test part, which all folds share, one of `count` folds held out, and the rest."""
     rest, parts = torch.arange(len(groups)), dict[str, Tensor]()
     if split.test:
+        # Before the folds are cut, and from the seed alone: all folds have the same test part.
         cut = spread(groups, labels, {"rest": 1 - split.test, "test": split.test}, seed)
         rest, parts["test"] = cut["rest"], cut["test"]
     names = [f"fold {number}" for number in range(count)]
     of_rest = None if labels is None else labels[rest]
     folds = spread(groups[rest], of_rest, dict.fromkeys(names, 1 / count), seed)
     held = folds.pop(names[split.fold or 0])
+    # Sorted: samples are in the order of the file, whichever fold is held out.
     train = rest[torch.cat([*folds.values()]).sort().values]
     return parts | {"train": train, "validation": rest[held]}
 

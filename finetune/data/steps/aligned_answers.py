@@ -52,11 +52,13 @@ def with_answers(
     if isinstance(answers, Numbers):
         target = AnswerPlaces(starts, ends, answers.values)
         if cut := target.num_cut():
+            # The name of the part may be empty.
             of = f"{len(target):,} {part} samples".replace("  ", " ")
             tell(
                 f"in {cut:,} of {of} the answer is not whole in the tokens: these are not learnt, "
                 "and no answer to them can be right"
             )
+        # As numbers, since a batch holds tensors: metrics compare the texts of answers.
         codes = [[*map(ord, text)] for text in context.values]
         more[CHARACTERS] = Ragged.of(codes, pad=-1, length=None)
         more[for_loss.target or ""] = target

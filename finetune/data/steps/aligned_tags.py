@@ -49,11 +49,13 @@ def with_tags(
         return outcome._replace(columns=kept), for_loss._replace(columns=more)
     target = WordTags(words, tags)
     if lost := target.num_lost:
+        # One number behind all tags belongs to no word, see `Ragged`.
         of = f"{len(tags.values) - 1:,} {part} words".replace("  ", " ")
         tell(
             f"{lost:,} of {of} of {name!r} have no token, as those beyond max_length of "
             "{type: tokenize}: their tags are neither learnt nor measured"
         )
+    # The loss compares tokens, so that tags of tokens take the place of those of words.
     columns = {**for_loss.columns, for_loss.target or "": target}
     return outcome._replace(columns=kept), for_loss._replace(columns=columns)
 

@@ -82,6 +82,7 @@ class SpecAugment:
                 f"{self.column!r} holds {found}",
                 key=self.key,
             )
+        # Bands are filled in place, and a step leaves its sample as it was.
         node, values = self.node, values.clone()
         for count, width, axis in (
             (node.frequency_masks, node.frequency_width, -2),

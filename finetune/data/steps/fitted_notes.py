@@ -15,6 +15,7 @@ _SHOWN = 6
 
 def fitted_of(*plans: Sequence[PlannedStep]) -> list[FittedStep]:
     """Return each fitted step of some plans once."""
+    # By identity: evaluation shares steps with training, and each is told once.
     steps = {id(each.step): each.step for plan in plans for each in plan}
     return [step for step in steps.values() if isinstance(step, FittedStep)]
 
@@ -94,6 +95,7 @@ def _is_constant(figures: Figures) -> bool:
     """Tell whether a column has the same value in all training samples."""
     match figures:
         case Scale(deviation=deviation):
+            # Exactly 0: the step compares the values of such a column, and computes no difference.
             return not any(deviation)
         case Known(names=names):
             return len(names) == 1

@@ -109,6 +109,7 @@ class FittedStep:
             for name, value in sample.items()
             if name in self.columns
         }
+        # As columns of one row: a sample gets the same bits alone and in its column.
         whole = self.whole(columns, lambda _: "this sample")
         for name in self.columns:
             new = {other: whole[other][0] for other in self.given(name)}

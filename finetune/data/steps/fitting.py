@@ -31,6 +31,7 @@ def fitted_on(planned: Sequence[PlannedStep], table: Table) -> list[PlannedStep]
     if not numbers:
         return result
     columns = typed_columns(table, [each.step for each in planned])
+    # Not beyond the last step that is fitted: nobody looks at what the others make.
     for number, each in enumerate(planned[: numbers[-1] + 1]):
         if not isinstance(step := each.step, FittedStep):
             columns = _after(each, columns, table)

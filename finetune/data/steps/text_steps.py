@@ -16,6 +16,7 @@ def is_text(column: Prepared) -> bool:
     """Tell whether a column is text, and not numbers in a csv file."""
     if not isinstance(column, Listed) or column.kind == "things":
         return False
+    # Cells of a csv are open until here: a column of digits is numbers.
     return column.kind in ("text", "words", "context") or isinstance(infer(column), Listed)
 
 

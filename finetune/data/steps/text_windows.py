@@ -109,6 +109,7 @@ class WindowCutter:
         """Return what `tokenizers` makes of each text, whole and without special tokens."""
         if not texts:
             return []
+        # Not verbose: that a whole text is longer than the network takes is why it is cut here.
         made = self.tokenize.tokenizer(list(texts), add_special_tokens=False, verbose=False)
         return list(made.encodings)
 
@@ -152,6 +153,8 @@ def _windows_of(row: int, text: str, encoding: Any, room: int, stride: int) -> l
         if last == count:
             return found
         after = last - stride
+        # Back to where a word begins, which only widens the overlap; never as far as `first`, or
+        # the next window would be the same again.
         begins = (at for at in range(after, first, -1) if words[at] != words[at - 1])
         first = next(begins, after)
 
@@ -222,6 +225,7 @@ def _targets(
     targets = []
     for row, start, end in windows:
         first, behind = answers[row][:2] or (0, 0)
+        # No window has the answer whole: to learn that there is none would be wrong.
         if row not in held:
             targets.append((-1, -1))
         elif start <= first and behind <= end:

@@ -169,6 +169,7 @@ class Tokenize:
         found = store.sequences(column, tokenizing)
         if found is None:
             return None
+        # The last of them, since the first may be `CUT`, with one number for each text.
         self._count(next(reversed(found.values())).lengths, found.pop(CUT).values)
         return {
             name: Ragged.flat(*tokens, pad=self._pad(name), length=self._length)

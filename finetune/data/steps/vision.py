@@ -161,6 +161,7 @@ class _IgnoringCrop:
         """Return the image, and all that moves along with it, cropped."""
         if not others:
             return self.transform(image)
+        # Shifted up and down again, so that the zeros around a mask come out as `IGNORED`.
         moved = self.transform(image, *(_shifted(other, -IGNORED) for other in others))
         return (moved[0], *(_shifted(other, IGNORED) for other in moved[1:]))
 

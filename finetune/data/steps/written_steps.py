@@ -18,4 +18,5 @@ def _flow(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {_flow(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
+    # As YAML writes them: `true`, and not the `True` of Python.
     return str(value).lower() if isinstance(value, bool) else str(value)
