@@ -170,6 +170,7 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
 def _as_files(name: str, column: Column, kind: Kind) -> Images | Audio:
     """Return images or recordings as the kind that training had; raise if it is another kind."""
     if isinstance(column, Images) and kind in ("image", "grey image"):
+        # Not found any more, but given by training: headers of other images do not change it.
         return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
     if isinstance(column, Audio) and kind == "audio":
         return column
@@ -199,6 +200,7 @@ def _in_range(numbers: torch.Tensor) -> torch.Tensor:
 
 def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Tensor:
     """Return numbers as int64; raise if one has a fraction."""
+    # NaN and infinity differ from every whole number, so that gaps are found as well.
     whole = column.values.long()
     differs = whole.to(column.values.dtype) != column.values
     if bool(differs.any()):

@@ -45,8 +45,10 @@ def with_open_gaps(table: Table, names: Collection[str]) -> Table:
 
 def as_gaps(values: Sequence[Any]) -> Sequence[Any]:
     """Return raw values with the missing ones as empty text among texts, else as NaN."""
+    # Unchanged without gaps, so that cells of a mapped table stay in their file.
     if not any(map(_is_missing, values)):
         return values
+    # NaN among texts would be a mixture of texts and numbers, which is refused.
     gap = "" if any(isinstance(value, str) for value in values) else math.nan
     return [gap if _is_missing(value) else value for value in values]
 

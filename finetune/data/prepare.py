@@ -168,6 +168,7 @@ def _samples(
     planned, left_out = (steps.train, []) if name == "train" else (steps.other, steps.left_out)
     with naming_left_out(left_out):
         for_loss = _for_loss(part, planned)
+        # Targets that move with an image are columns of its sample while the steps run.
         table = replace(part.table, columns={**part.table.columns, **for_loss.made})
         refuse_words_without_tokens(table, [each.step for each in planned])
         outcome = run_steps(table, planned, making.tokens, making.fetching.budget)
@@ -208,6 +209,7 @@ def _identity(
     outcome: Outcome, planned: Sequence[PlannedStep], trust: Collection[str], seed: int
 ) -> str:
     """Return what tells the steps of every fetch from others; the seed counts if they draw."""
+    # Finished columns are hashed by their contents, whatever steps have made them.
     if not outcome.made:
         return ""
     nodes = [each.node for each in planned]
@@ -250,6 +252,7 @@ def prepare_data(
     """
     for_loss = opened.train.for_loss.columns
     masks = masks_among(for_loss, opened.train.table.columns)
+    # Before any step runs: a mask that is left behind would train without an error.
     refuse_unmoved_masks(config, masks)
     refuse_unmoved_boxes(config, opened.train.boxes)
     table = opened.train.table if fit_on is None else fit_on
@@ -266,6 +269,7 @@ def prepare_data(
         config.workers, budget, batch_size, hang_timeout_s, seed, views, skips, pads
     )
     making = _Making(steps, fetching, trust, notes.append, tokens)
+    # Training first: the other parts must have its shapes and types.
     train = _samples(opened.train, making, "train")
     _refuse_idle_skips(opened.train, skips=skips)
     others = {"validation": opened.validation, "test": opened.test}

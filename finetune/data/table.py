@@ -187,6 +187,7 @@ class Table:
     def take(self, rows: Tensor) -> "Table":
         """Return the samples at `rows`."""
         columns = {name: column.take(rows) for name, column in self.columns.items()}
+        # Hashes that are kept are of all rows, in the order of the source.
         return replace(self, columns=columns, rows=self.rows[rows], kept=None)
 
     def place(self, index: int) -> str:
@@ -215,6 +216,7 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
         DataError: a value is missing, or some are numbers and others text.
     """
     if isinstance(values, MappedCells):
+        # Arrow counts gaps; a pass over a mapped column would make an object of each cell.
         gap = values.first_without_value
     else:
         gap = next((row for row, value in enumerate(values) if value is None), None)
@@ -280,6 +282,7 @@ def _refuse_over_64_bits(column: str, values: Sequence[Any], places: Places) -> 
     for row, value in enumerate(values):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             told = (
+                # Python refuses to write a number of more than 4,300 digits.
                 str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
             )
             raise DataError(f"column {column!r} holds {told} in {places.told(row)}, beyond 64 bits")

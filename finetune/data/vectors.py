@@ -36,6 +36,7 @@ class OneHot:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the vectors at `rows` as float32, `(B, K)`."""
+        # One number more, for position 0: it is cut off, which leaves zeros alone.
         found = torch.zeros(len(rows), self.count + 1)
         found.scatter_(1, self.positions[rows].long().unsqueeze(1), 1.0)
         return found[:, 1:]

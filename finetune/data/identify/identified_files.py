@@ -65,6 +65,7 @@ def all_identified(
     Raises:
         DataError: a file is missing or cannot be read.
     """
+    # As when the run began: hashes of names and of contents cannot be compared.
     if known_by == "contents":
         return {part: identified(table, files) for part, table in tables.items()}, []
     states = {part: _listed(table, skips=skips) for part, table in tables.items()}

@@ -230,6 +230,7 @@ def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
 
 def _drawn(inputs: int, shares: Mapping[str, float], seed: int) -> str:
     """Return the part of a new row, drawn by the hash of its inputs."""
+    # Hashed once more with the seed: other seeds draw other parts.
     digest = blake2b(f"{seed} {inputs}".encode(), digest_size=8).digest()
     at = int.from_bytes(digest, "little") / 2**64
     for part in ("test", "validation"):

@@ -47,6 +47,7 @@ def row_hashes(table: Table, inputs: Sequence[str], read: Mapping[str, Column]) 
 def _kept(table: KeptTable, key: str, count: int) -> RowHashes | None:
     """Return hashes that were made earlier; None if there are none."""
     columns, _, numbers = (table.get(key) or b"").partition(b"\n")
+    # Also where nothing is kept: then there are no bytes at all.
     if len(numbers) != count * (HASH_BYTES + 8 + 8):
         return None
     # A copy, which may be written to: torch warns of memory that may not.

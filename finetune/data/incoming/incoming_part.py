@@ -108,6 +108,7 @@ def _is_utf8(cell: object, encoding: str) -> bool:
     if not isinstance(cell, str) or cell.isascii():
         return False
     try:
+        # Letters beyond ASCII that are no UTF-8 are hardly ever valid in it by chance.
         return cell.encode(encoding).decode("utf-8") != cell
     except UnicodeError:
         return False

@@ -114,6 +114,7 @@ def _of_table(file: Path, reading: Reading, wanted: Wanted) -> Iterator[Incoming
         # Closed before the file: what decodes it would be closed by chance, behind it.
         with closing(_rows_of(opened, reading, form, wanted)) as parts:
             for part in parts:
+                # By the first piece, for the whole file: its names are relative to one folder.
                 if folder is None:
                     folder = folder_of_names(file, part.columns, wanted.kinds, own)
                 yield _with_files(part, folder, wanted)
@@ -233,6 +234,7 @@ def _piece(rows: _Waiting, before: int, reading: Reading, told: int, wanted: Wan
     used = [*wanted.kinds, *([] if wanted.target is None else [wanted.target])]
     columns = {name: rows.columns[name] for name in used if name in rows.columns}
     names = [f"{reading.name}:{number}" for number in range(before + 1, before + rows.count + 1)]
+    # The file begins before the piece, so that rows are told by their numbers in the file.
     places = Places((reading.name,), (-before,), rows.lines)
     notes = tuple(reading.notes[told:])
     return Incoming(reading.name, names, columns, places, notes, rows.columns, rows.bad)
@@ -242,6 +244,7 @@ def _refuse_missing(
     known: Mapping[str, None], chunk: Chunk, reading: Reading, wanted: Wanted
 ) -> None:
     """Raise if a table with rows has had no input column of a name."""
+    # Without a row that can be read, nothing may be known about the columns yet.
     if chunk.count == len(chunk.bad):
         return
     for name in wanted.kinds:
@@ -264,6 +267,7 @@ def _with_files(part: Incoming, folder: Path, wanted: Wanted) -> Incoming:
         pass
     bad: dict[int, FinetuneError] = dict(part.bad)
     columns = {name: list(cells) for name, cells in part.columns.items()}
+    # Row by row, to find those at fault: all at once is quicker, and nearly always succeeds.
     for row in range(len(part.names)):
         one = {name: cells[row : row + 1] for name, cells in part.columns.items()}
         try:

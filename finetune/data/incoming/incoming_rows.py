@@ -90,6 +90,7 @@ def rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pat
 
 def with_its_separator(file: BinaryIO, reading: Reading) -> Reading:
     """Return the reading with the separator of an open table, by its name and its first line."""
+    # A tab is tried first in a .tsv, whatever training data had: its cells may hold commas.
     is_tsv = reading.name.lower().removesuffix(".gz").endswith(".tsv")
     return with_separator_of(file, reading, first="\t" if is_tsv else None)
 

@@ -36,6 +36,7 @@ def own_size(
     column = column_of(name, [sample[name]], kinds[name], THE_INPUT, source)
     if isinstance(column, Images):
         header = column.header(0)
+        # A header has the size before EXIF turns the image.
         width, height = header.size[::-1] if header.lies else header.size
         return height, width
     assert isinstance(column, Numbers)  # the one other form that images have

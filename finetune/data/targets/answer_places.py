@@ -43,11 +43,13 @@ class AnswerPlaces:
         is_text = starts >= 0
         begins, stops = is_text & (ends > first), is_text & (starts < behind)
         places = torch.arange(starts.shape[1])
+        # Where no token begins, the start lies behind all tokens, and no end follows it.
         start = torch.where(begins, places, starts.shape[1]).amin(1)
         end = torch.where(stops, places, -1).amax(1)
         # Whole: what is cut off may begin in the middle of the answer.
         is_whole = (start <= end) & (ends.amax(1) >= behind.squeeze(1))
         found = torch.stack([start, end], dim=1).masked_fill(~is_whole[:, None], IGNORED)
+        # In this order: -1 and -1 are equal too, and mean that nothing is learnt.
         return found.masked_fill(first == behind, 0).masked_fill(first < 0, IGNORED)
 
     def fingerprint(self) -> bytes:

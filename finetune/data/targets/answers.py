@@ -105,6 +105,7 @@ def _from_one(cell: Any) -> list[_Answer] | None:
         if not isinstance(entry, Mapping) or (answers := _of_entry(entry)) is None:
             return None
         found += answers
+    # Several annotators often mark the same answer, as in SQuAD.
     return list(dict.fromkeys(found))
 
 
@@ -118,6 +119,7 @@ def _of_entry(entry: Mapping[str, Any]) -> list[_Answer] | None:
         return None
     pairs = zip(texts, places, strict=True)
     known = [_Answer(text, place) for text, place in pairs if text and place is not None]
+    # An empty text is no answer; a text without its place is a fault.
     return known if len(known) == sum(map(bool, texts)) else None
 
 
@@ -130,6 +132,7 @@ def _listed(value: Any) -> list[Any]:
 def _whole(value: Any) -> int | None:
     """Return a whole number that is written in any form; None for anything else."""
     try:
+        # By way of float: a gap anywhere in a column of whole numbers makes 17 a 17.0.
         number = float(value)
         return int(number) if number == int(number) else None
     except (TypeError, ValueError, OverflowError):

@@ -139,6 +139,7 @@ def with_corners(boxes: Tensor, corners: Tensor) -> Tensor:
     """
     classes = boxes[boxes[:, 4] != NO_BOX, 4]
     is_left = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    # As many rows as before: samples of one batch have one shape.
     result = torch.zeros_like(boxes)
     result[:, 4] = NO_BOX
     count = int(is_left.sum())
@@ -156,6 +157,7 @@ def _entries(cell: Any) -> Sequence[Mapping[str, Any]] | None:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
+        # Python's reader gives up on a cell of a thousand brackets inside each other.
         except (ValueError, RecursionError):
             return None
     if hasattr(cell, "tolist"):
@@ -178,6 +180,7 @@ def _box(entry: Mapping[str, Any]) -> Corners | None:
     given = given.tolist() if hasattr(given, "tolist") else given
     if not isinstance(given, list | tuple) or len(given) != 4:
         return None
+    # `type`: true of JSON is an int to `isinstance`. Python's JSON also reads NaN and Infinity.
     if not all(type(one) in (int, float) and math.isfinite(one) for one in given):
         return None
     x, y, width, height = map(float, given)
@@ -208,6 +211,7 @@ def _on_counts(corners: Sequence[Sequence[Corners]], name: str) -> str:
 
 def _refuse_beyond(corners: Sequence[Sequence[Corners]], table: Table, name: str) -> None:
     """Raise `DataError` if boxes are no pixels of their images."""
+    # Hardly any images have all their boxes within the first pixel: these are shares of the sides.
     if all(max(box) <= 1 for boxes in corners for box in boxes):
         raise DataError(
             f"all boxes in column {name!r} are from 0 to 1; they are counted in pixels",

@@ -71,6 +71,7 @@ class PartLabels:
         if not set(labels.values) <= number.keys():
             which = [labels.values[place] for place in labels.numbers.tolist()]
             raise self.unseen([{label} for label in which], order.classes)
+        # One look-up for each different label, of which there are few, and none for each row.
         values = torch.tensor([number[label] for label in labels.values])
         return Target(values[labels.numbers], order.classes, order.notes)
 

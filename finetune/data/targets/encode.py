@@ -54,6 +54,7 @@ def encode_target(  # noqa: C901 - one case for each form
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = PartLabels(name, part, rules, classes, table.place)
+    # Text even if all cells are digits: 3 is then a set of one label, or the tag of one word.
     column = _of_target(table, name, as_text=task.learns in ("labels", "tags", "span"))
     refuse_masks(name, column, task)
     match task.learns:

@@ -109,9 +109,11 @@ def encode_listed(
     notes: list[str] = []
     for number, one in enumerate(task.tasks if isinstance(task, TaskList) else ()):
         name = one.target
+        # Several tasks may learn one column, which is encoded once.
         if name in columns:
             continue
         is_known = _known(table.columns[name], one)
+        # Known ones alone: an empty cell would be refused, or become a class of its own.
         some = table if bool(is_known.all()) else table.take(is_known.nonzero().squeeze(1))
         with _about(number):
             if not len(some):

@@ -255,6 +255,7 @@ def sequence_of(cell: Any, name: str, place: str, key: Key) -> list[int] | list[
     values = cell.tolist() if isinstance(cell, np.ndarray | Tensor) else cell
     if isinstance(values, list | tuple):
         for kind in (int, str):
+            # `type`, not `isinstance`: true is an int, but no number of a tag.
             if all(type(value) is kind for value in values):
                 return list(values)
     raise DataError(

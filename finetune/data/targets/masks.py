@@ -105,6 +105,7 @@ def _arrays(column: Column, table: Table, name: str) -> Numbers:
             f"{table.place(row)}; a mask has whole numbers from 0 to {MAX_PIXEL}",
             key=_KEY,
         )
+    # `MAX_PIXEL` is the largest number of this type.
     return Numbers(values.to(torch.int16))
 
 
@@ -119,6 +120,7 @@ def _found(
     is_there = torch.zeros(MAX_PIXEL + 1, dtype=torch.bool)
     num_read = 0
     for mask in masks:
+        # Marked in a table: `unique` would sort the pixels of every mask.
         is_there[mask.long().flatten()] = True
         num_read += 1
     if ignored is not None:

@@ -48,6 +48,7 @@ def as_words(name: str, column: Column, place: Callable[[int], str]) -> Listed:
     """
     if not isinstance(column, Listed):
         raise DataError(f"column {name!r} holds no words", key=_KEY)
+    # Any text has words, so that no cell needs a look; things may be anything.
     if column.kind in ("text", "cells"):
         return replace(column, kind="words")
     for row, cell in enumerate(column.values):
@@ -153,6 +154,7 @@ def tags_of(column: Column) -> list[list[str] | list[int] | None]:
     They are words or whole numbers: in a list, also one written as text, or between blanks.
     """
     if isinstance(column, Numbers):
+        # Lists of whole numbers that are all of one length have been read as one array.
         is_of_lists = column.values.ndim == 2 and not column.values.is_floating_point()
         return column.values.tolist() if is_of_lists else [None] * len(column)
     if not isinstance(column, Listed):
@@ -178,6 +180,7 @@ def needs_blank(tokenizer: Any) -> bool:
     steps = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
     return any(
         step["type"] == "ByteLevel" and not step["add_prefix_space"]
+        # A sequence of steps has them in a list; a single one stands there itself.
         for step in steps.get("pretokenizers", [steps])
         if "type" in step
     )
@@ -196,6 +199,7 @@ def token_places(encoding: Any) -> tuple[list[int], list[int]]:
 
 def first_tokens(word_ids: list[int | None]) -> list[int]:
     """Return the number of the word that begins with each token; -1 for all other tokens."""
+    # Each token beside the one before it: a word goes on where both have its number.
     before: list[int | None] = [None, *word_ids]
     return [
         -1 if word is None or word == last else word
