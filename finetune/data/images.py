@@ -66,6 +66,7 @@ class Images:
         """
         position = self.order[index]
         item = self.items[position]
+        # Before the image is read as grey, which does not tell whether it had colour.
         if self.refuses_colour:
             self._refuse_colour(item)
         # Without hashes, as for prediction, an image is read as it is now.

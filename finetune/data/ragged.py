@@ -136,6 +136,7 @@ class Ragged:
         """Return a hash of contents, boundaries and padding."""
         digest = blake2b(f"{self.pad} {self.length}".encode(), digest_size=16)
         for some in self.values.split(_NUMBERS_AT_ONCE):
+            # As int64: the hash does not depend on the type in which numbers are stored.
             digest.update(_widened(some).numpy().data)
         digest.update(self.offsets.numpy().data)
         return digest.digest()

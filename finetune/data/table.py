@@ -320,6 +320,7 @@ def _stacked(column: str, values: Sequence[Any]) -> Numbers | None:
         return None
     try:
         arrays = [np.asarray(value) for value in values]
+    # numpy refuses lists of uneven lengths, and tensors with gradients or on another device.
     except (ValueError, TypeError, RuntimeError):
         return None
     if len({array.shape for array in arrays}) > 1 or any(

@@ -80,6 +80,7 @@ class Vectors:
     def fingerprint(self) -> bytes:
         """Return the hash that the same vectors have as a column of numbers."""
         shape = (len(self), self[0].shape[0] if len(self) else 0)
+        # The same beginning as `Numbers.fingerprint` has, or the hashes would differ.
         digest = blake2b(f"{torch.float32}{shape}".encode(), digest_size=16)
         for portion in self._portions():
             digest.update(portion.contiguous().numpy().data)

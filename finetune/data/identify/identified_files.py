@@ -153,6 +153,7 @@ def _by_names(
         sizes = states[name][:, 0].tolist()
         # Without the folder: a copy of the data in another place is the same data.
         folder = os.path.join(_folder(table), "").removeprefix(os.curdir + os.sep)  # noqa: PTH118
+        # As bytes, since names of files need not be text; a zero byte, which none has, ends each.
         told = (os.fsencode(_named(path, folder, place)) for path in column.items)
         names = [hash_bytes(b"%b\0%d" % each) for each in zip(told, sizes, strict=True)]
         what = _what(column)

@@ -280,6 +280,7 @@ def _places(parts: Sequence[Incoming]) -> Places:
     sizes = [len(part.names) for part in parts]
     starts: list[int] = []
     lines: list[int] = []
+    # Not strict: `accumulate` ends with one number more, the count of all rows.
     for part, size, before in zip(parts, sizes, accumulate([0, *sizes]), strict=False):
         starts += [before + start for start in part.places.starts]
         lines += [*part.places.lines] or [0] * size

@@ -63,6 +63,7 @@ class MadeSamples:
         for_loss: Collection[str] = (),
     ) -> None:
         self.name, self.place = plain.name, plain.place
+        # Without a random step all views of a sample are equal, however many are asked for.
         self.views = views if making.drawn else 1
         self._plain = plain
         self._making, self._target, self._for_loss = making, target, for_loss
@@ -217,6 +218,7 @@ class MadeSamples:
 
     def _finished(self, batch: Batch) -> Batch:
         """Return a batch after the steps on whole batches, its columns in order."""
+        # Noted here, in the run's own process: the batch may come from another one.
         self.skipped.update(batch.skipped)
         found = finished_batch(batch.inputs, self._making.batched)
         target, more = self._made_for_loss(found)

@@ -79,6 +79,7 @@ def _remedy(left_out: Sequence[PlannedStep]) -> str:
     """Return a hint with the config key and the size that the last random step with one gives."""
     sizes = [_size(step.step.transform) for step in left_out if isinstance(step.step, Vision)]
     known = [size for size in sizes if size is not None]
+    # Of several, the last one gives the size that training sees.
     size = known[-1] if known else [224, 224]
     return (
         f"data.evaluation_transforms: [{{type: Resize, size: {size}}}] gives them one shape of "

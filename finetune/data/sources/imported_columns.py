@@ -39,6 +39,7 @@ def read_imported(
     data = call_trusted(source.path, source.args, trust, key=key)
     if isinstance(data, Mapping):
         with _naming_code(repr(source.path), key):
+            # Read out within the block: the user's own mapping may raise at any of its columns.
             found = list(data.items())
         return {str(name): _column(str(name), values, source, key) for name, values in found}
     # One that is read as a stream has no number of samples.

@@ -34,6 +34,7 @@ def no_such_image(name: str, column: Prepared, table: Table, key: Key) -> DataEr
             hint=f"names are relative to the folder {folder!r}",
             key=key,
         )
+    # The first text alone: every ending is tried, each by a look at the disk.
     if (whole := _with_ending(texts[:1], table.folder)) is not None:
         message = f"{told}, which is no file; {whole!r} is one"
         return DataError(message, hint="name image files with their endings", key=key)

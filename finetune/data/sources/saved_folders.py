@@ -59,6 +59,7 @@ def load_saved(path: Path, part: str, within: Path | None, key: Key) -> Any:
 def _load(path: Path, within: Path | None, key: Key) -> Any:
     """Return the data set in a folder."""
     datasets = require("datasets", extra="data")
+    # Read only for its faults: the library's error for a damaged one names no file.
     read_json_object(path / _INFO)
     files = _arrow_files(path, within, key)
     try:

@@ -110,6 +110,7 @@ def run_steps(
         run = list(takewhile(lambda step: not isinstance(step, _OF_COLUMNS), left))
         try:
             columns = mapped(table, columns, run)
+        # A random step, such as a crop, may still bring samples to one shape.
         except UnequalShapesError:
             if not drawn:
                 raise

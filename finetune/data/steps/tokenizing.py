@@ -142,6 +142,7 @@ class Tokenize:
         self, column: Listed, store: TokenStore | None, budget: MemoryBudget | None
     ) -> dict[str, LazyColumn]:
         """Return tokens that are made as they are needed; count what is cut of some texts."""
+        # At equal steps: the first texts of a table are often all of one class or one source.
         drawn = torch.arange(0, len(column), -(-len(column) // _NUM_DRAWN))
         self.cut.drawn_from += len(column)
         first = self._counted(column.at(drawn))

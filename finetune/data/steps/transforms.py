@@ -154,6 +154,7 @@ def plan_steps(
     singly = tokenized_singly(texts, preprocessing)
     for written, here in zip(transforms, keys, strict=True):
         for node in nodes_for_each(written, _texts_left(texts, columns), singly):
+            # Behind a step of the user's own, nothing better than the columns of the data is known.
             known = tuple(inputs if columns is None else columns)
             left = _texts_left(texts, columns)
             before = [each.step for each in planned]
@@ -183,6 +184,7 @@ def usual_transforms(
     if texts and (preprocessing.tokenizer or preprocessing.no_tokenizer):
         singly = tokenized_singly(texts, preprocessing)
         pair = text_or_pair([name for name in texts if name not in singly], ("data", "inputs"))
+        # The pair is empty where layers name all texts.
         for one, *others in filter(None, (*((name,) for name in singly), pair)):
             named_columns = {"columns": [one, *others]} if others else {"column": one}
             nodes.append(TokenizeTransform.model_validate({"type": "tokenize", **named_columns}))

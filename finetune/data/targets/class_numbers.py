@@ -85,6 +85,7 @@ class PartLabels:
         known, count = set(classes), Counter[str]()
         first: dict[str, int] = {}
         for row, labels in enumerate(sets):
+            # Sorted: the order of a set of texts differs from one process to the next.
             for label in sorted(labels - known):
                 count[label] += 1
                 first.setdefault(label, row)

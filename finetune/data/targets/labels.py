@@ -198,6 +198,7 @@ def _places(found: Sequence[str], head: Sequence[str]) -> dict[int, str] | None:
     for spelt in (str, folded):
         place = {spelt(name): number for number, name in enumerate(head)}
         matched = {place[spelt(label)]: label for label in found if spelt(label) in place}
+        # With fewer places than names two of the head are alike, and nobody knows which is meant.
         if len(place) == len(head) and len(matched) == len(found):
             return matched
     return None

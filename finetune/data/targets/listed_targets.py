@@ -176,6 +176,7 @@ def _spread(values: Tensor, is_known: Tensor) -> Tensor:
     """Return values of the known samples as those of all; 0 stands where there is none."""
     if bool(is_known.all()):
         return values
+    # 0 may be a class as well; the column under `KNOWN` says which rows count.
     whole = values.new_zeros(len(is_known), *values.shape[1:])
     whole[is_known] = values
     return whole
