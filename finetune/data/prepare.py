@@ -196,6 +196,7 @@ def _for_loss(part: RawPart, planned: Sequence[PlannedStep]) -> ForLoss:
     names = {name for step in steps for name in step.along}
     made: dict[str, Numbers | Images] = {}
     for name, column in part.for_loss.columns.items():
+        # Masks in files are read at every fetch, like the images that they are of.
         if isinstance(column, Images):
             made[name] = column
         elif name in names and isinstance(column, Numbers):
@@ -256,6 +257,7 @@ def prepare_data(
     refuse_unmoved_masks(config, masks)
     refuse_unmoved_boxes(config, opened.train.boxes)
     table = opened.train.table if fit_on is None else fit_on
+    # Figures of a run stay: fitted anew on data that changed, they would move its inputs.
     fit = kept_by_run(fitted) if fitted else partial(fitted_on, table=table)
     steps = plan_sample_steps(config, opened.train.table.columns, preprocessing, trust, fit)
     steps = with_ignored_borders(steps, opened.train.mask)

@@ -73,6 +73,7 @@ def replaced(
     for name, value in old.items():
         if name not in names:
             result[name] = value
+        # In the place of the first: `stack` without names takes columns in their order.
         elif not new.keys() <= result.keys():
             result.update(new)
     return result

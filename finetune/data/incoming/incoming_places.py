@@ -258,6 +258,7 @@ def _no_text(file: Path) -> str | None:
     with opened_bytes(file) as opened:
         head = head_of(opened)
     content = content_of_bytes(head, "utf-8")
+    # UTF-16 has zero bytes as well, and is recognised by them or by its mark.
     if content.other is None and not content.is_told and b"\0" in head:
         return "a file with zero bytes"
     return content.other

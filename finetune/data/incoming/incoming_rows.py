@@ -81,6 +81,7 @@ def rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pat
     reading = with_its_separator(file, reading)
     read = read_table(file, reading, declared, folder)
     columns = {
+        # A column that was not read is there by its name alone, for messages.
         name: [] if _is_unread(column) else [column[row] for row in range(len(column))]
         for name, column in read.columns.items()
     }

@@ -167,6 +167,7 @@ def _refuse_target(
 def _refuse_inputs(node: Mix, specs: Mapping[str, TensorSpec], key: Key) -> None:
     """Raise if an input column is no number to blend, or no image to paste into."""
     for name, spec in specs.items():
+        # Whole numbers are names, as of tokens: what lies between two of them means nothing.
         if "float" not in spec.dtype:
             raise DataError(
                 f"{node.type} cannot mix column {name!r}, which holds whole numbers", key=key

@@ -33,6 +33,7 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
         with path.open(encoding="utf-8") as file:
             text = JsonText(file, where)
             for key in _members(text):
+                # A wanted key without a list counts as one that is missing, which the caller tells.
                 if text.next() != "[" or key not in kept:
                     _pass_over(text)
                 # JSON leaves open which of them counts: the samples of one would silently be lost.

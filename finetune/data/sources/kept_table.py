@@ -60,6 +60,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         OSError, ValueError: there is nothing, or it is damaged.
     """
     with disk.open_to_read(folder / RECORD) as file:
+        # A damaged file, or a stranger's, may be of any size.
         digest, _, text = read_at_most(file, _LARGEST_RECORD).partition(b"\n")
     if digest.decode("ascii") != _digest(text).hex():
         raise ValueError("damaged")

@@ -147,6 +147,7 @@ def _notes_on_place(files: Sequence[Path], folder: Path, kind: str) -> list[str]
             f"below it{example}"
         )
     names = [file.relative_to(folder).parts[0] for file in files]
+    # A part may be a file such as `train.csv`, or a folder `train` of files.
     entries = {name.partition(".")[0]: folder / name for name in names}
     if len(entries) > 1:
         notes += notes_on_parts_in(entries, folder, kind, "tables", "one")

@@ -208,6 +208,7 @@ class FittedStep:
             return Filling(self._most_frequent_word(node, name, column, place))
         flat = self._read.flat(name, column, place)
         if isinstance(node.with_, float):
+            # Before values are asked for: a given number fills a column without any, too.
             return Filling((float(node.with_),) * flat.shape[1])
         flat = self._read.with_values(name, flat)
         match node.with_:

@@ -135,6 +135,7 @@ def _whole(value: Any) -> int | None:
         # By way of float: a gap anywhere in a column of whole numbers makes 17 a 17.0.
         number = float(value)
         return int(number) if number == int(number) else None
+    # The last one is for infinity, which has no whole number.
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -172,6 +173,7 @@ def encode_answers(table: Table, name: str, *, may_be_unanswered: bool) -> Ragge
 def _refuse_elsewhere(answer: _Answer, text: str, context: str, place: str) -> None:
     """Raise `DataError` unless the text holds an answer where it is said to begin."""
     end = answer.start + len(answer.text)
+    # A negative place would count from the end of the text.
     if answer.start >= 0 and text[answer.start : end] == answer.text:
         return
     first = text.find(answer.text)
