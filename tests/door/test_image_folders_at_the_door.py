@@ -53,6 +53,14 @@ def test_an_image_is_known_by_any_ending_or_by_its_content(put, tmp_path, name, 
     assert part.names == [f"data/a/{name}", "data/b/y.png"]
 
 
+def test_copies_in_a_hidden_folder_of_a_class_are_no_samples(put):
+    for name in ("a/0.png", "a/.ipynb_checkpoints/0-checkpoint.png", "b/1.png", "b/more/2.png"):
+        put(f"data/{name}")
+    data = opened(source={"type": "imagefolder", "path": "data"})
+    assert len(data.train.table) == 3
+    assert data.facts.notes == ()
+
+
 def test_files_that_are_passed_over_are_counted_by_ending(put, tmp_path):
     put("data/a/0.png")
     put("data/b/1.png")

@@ -84,7 +84,7 @@ def files_with_labels(
 
 
 def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> ClassFiles:
-    """Return the files of each subfolder in sorted order; hidden files are left out.
+    """Return the files of each subfolder in sorted order, without hidden files and folders.
 
     Args:
         path: The folder with one subfolder per class.
@@ -110,7 +110,7 @@ def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> Clas
     files: list[Path] = []
     without: list[str] = []
     for folder in classes:
-        found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name[0] != "."]
+        found = files_below(folder)
         taken = [f for f in found if _is_sample(f, within, kind)]
         others += sorted(set(found) - set(taken))
         files += taken
