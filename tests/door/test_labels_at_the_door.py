@@ -111,6 +111,35 @@ def test_lists_written_as_text_are_lists(write_csv, opened, cells):
     assert data.facts.notes[0].startswith("cells of 'y' are read as lists, such as ")
 
 
+@pytest.fixture
+def write_json(tmp_path):
+    def write(cells, name="data.jsonl"):
+        rows = (json.dumps({"x": n + 0.5, "y": cell}) for n, cell in enumerate(cells))
+        (tmp_path / name).write_text("\n".join(rows))
+        return {"type": "json", "path": str(tmp_path / name)}
+
+    return write
+
+
+def test_lists_of_one_0_or_1_are_one_label_which_is_told(write_json, opened):
+    found = opened(XY | {"source": write_json([[0], [1], [1]])}, MULTILABEL)
+    assert found.facts.classes == ("0",)
+    assert found.train.target.tolist() == [[0], [1], [1]]
+    [note] = found.facts.notes
+    assert note.startswith("column 'y' holds one 0 or 1 a sample, read as one label")
+
+
+def test_label_numbers_of_a_part_may_all_be_of_one_length(write_json, opened):
+    train = write_json([[0, 3], [1], [2, 0]])
+    for cells, rows in (([[0], [1]], [[1, 0, 0, 0], [0, 1, 0, 0]]), ([[3, 1]], [[0, 1, 0, 1]])):
+        parts = {"train": train, "validation": write_json(cells, "more.jsonl")}
+        found = opened(XY | parts, MULTILABEL)
+        assert found.facts.classes == ("0", "1", "2", "3")
+        assert found.validation.target.tolist() == rows
+    with pytest.raises(DataError, match="must hold a row of 0 and 1"):
+        opened(XY | {"source": write_json([[0, 3], [1, 2]])}, MULTILABEL)
+
+
 def test_escapes_and_commas_within_quotes_belong_to_the_label(write_csv, opened):
     cells = ["['a, b', 'it\\'s']", '["caf\\u00e9"]']
     assert opened(XY | {"source": write_csv(cells)}, MULTILABEL).facts.classes == (

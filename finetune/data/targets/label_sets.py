@@ -28,7 +28,8 @@ def encode_label_sets(
     """
     separator = chosen or SEPARATOR
     if isinstance(column, Numbers):
-        return _matrix(column.values, about)
+        sets = _sets_of_known(column.values, about)
+        return _matrix(column.values, about) if sets is None else _indicators(sets, about)
     texts: list[Any] = [column[row] for row in range(len(column))]
     if not all(isinstance(text, str) for text in texts):
         sets = [
@@ -78,12 +79,27 @@ def _indicators(sets: Sequence[set[str]], about: PartLabels) -> Target:
     return Target(values, order.classes, order.notes)
 
 
+def _sets_of_known(values: Tensor, about: PartLabels) -> list[set[str]] | None:
+    """Return rows of numbers as sets of labels where training has them so; else None.
+
+    In training lists of label numbers differ in length, and in another part all may be of one
+    length, which looks like a row of 0 and 1.
+    """
+    is_of_rows = values.ndim == 2 and not values.is_floating_point()
+    if about.classes is None or not is_of_rows or about.rules.names or about.rules.head:
+        return None
+    rows = [{str(label) for label in row} for row in values.tolist()]
+    is_known = set().union(*rows) <= set(about.classes)
+    return rows if is_known and values.shape[1] != len(about.classes) else None
+
+
 def _matrix(values: Tensor, about: PartLabels) -> Target:
     """Return rows of 0 and 1 with their columns in the order of the classes."""
     if values.ndim != 2 or not bool(((values == 0) | (values == 1)).all()):
         raise DataError(
             f"column {about.name!r} must hold a row of 0 and 1 a sample, or label names",
-            hint="one column of 0 and 1 for each label: target: [first, second]",
+            hint="one column of 0 and 1 for each label: target: [first, second]; numbers of labels "
+            'as texts: ["3", "1"]',
             key=TARGET_KEY,
         )
     names = about.rules.names or tuple(str(position) for position in range(values.shape[1]))
@@ -100,7 +116,14 @@ def _matrix(values: Tensor, about: PartLabels) -> Target:
     for place, name in enumerate(order.classes):
         if name in names:
             rows[:, place] = values[:, names.index(name)]
-    return Target(rows, order.classes, order.notes)
+    notes = order.notes
+    if values.shape[1] == 1 and about.classes is None and not about.rules.names:
+        # A list of one class number looks alike.
+        notes += (
+            f"column {about.name!r} holds one 0 or 1 a sample, read as one label that a sample has "
+            'or lacks; numbers of labels are written as texts, such as ["1"]',
+        )
+    return Target(rows, order.classes, notes)
 
 
 def _cut(text: str, separator: str) -> set[str]:
