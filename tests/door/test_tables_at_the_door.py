@@ -14,6 +14,8 @@ from finetune.config.source_keys import CsvSource, TextFolderSource
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.prepare import open_data, prepare_data
+from finetune.data.readers.chunks import Dialect, Reading
+from finetune.data.readers.separated import separated_chunks
 from finetune.data.sources.files import read_text
 from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
@@ -158,6 +160,22 @@ def test_a_stray_quotation_mark_that_takes_in_rows_is_refused_with_the_key(tmp_p
     with pytest.raises(DataError, match="expected after") as caught:
         open_source(CsvSource(**source), (), ())
     assert "quote: none" in caught.value.hint
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with a mark"])
+def test_a_line_of_names_among_the_rows_is_refused_and_passed_over_in_prediction(tmp_path, mark):
+    path = tmp_path / "x.csv"
+    path.write_text(f"text,label\ngood,a\n{mark}text,label\nbad,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match="repeats the names of the columns") as caught:
+        trained(path)
+    assert caught.value.where == f"{path}:3"
+    reading = Reading(str(path), Dialect(), KINDS, passes=True)
+    with path.open(encoding="utf-8") as file:
+        [chunk] = separated_chunks(file, reading)
+    assert list(chunk.bad) == [1]
+    # One cell alone may be a text like any other.
+    path.write_text("text\ngood\ntext\n")
+    assert predicted(path).columns["text"] == ["good", "text"]
 
 
 def test_line_breaks_in_honest_cells_stay_and_one_doubtful_row_is_told(tmp_path):

@@ -44,7 +44,7 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
         bad: dict[int, DataError] = {}
         for line, found in rows:
             row, where = found, f"{reading.name}:{line}"
-            if (fault := _fault(row, width, where, hint, lines.taken, reading)) is not None:
+            if (fault := _fault(row, names, where, hint, lines.taken, reading)) is not None:
                 if not reading.passes:
                     raise fault
                 # The row keeps its place, with empty cells: those behind it keep their numbers.
@@ -258,19 +258,28 @@ def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
 
 def _fault(
     row: Sequence[str],
-    width: int,
+    names: Sequence[str],
     where: str,
     hint: str | None,
     lines: Sequence[str],
     reading: Reading,
 ) -> DataError | None:
-    """Return the error for a row of wrong bytes, or with too many or too few values; or None."""
+    """Return the error for a row of wrong bytes, of too many or few values, or of names; or None."""
     if reading.passes and (wrong := wrong_bytes(lines, reading, where)) is not None:
         return wrong
-    if len(row) == width:
+    # A single cell may well read like the name of its column.
+    is_alike = len(names) > 1 and row[-1] == names[-1]
+    if is_alike and [cell.removeprefix("\ufeff") for cell in row] == names:
+        return DataError(
+            "repeats the names of the columns, as where several tables were joined",
+            hint="take such lines out: each would be a sample; a folder of tables, or a pattern "
+            "such as part-*.csv, is read as one table",
+            where=where,
+        )
+    if len(row) == len(names):
         return None
     return DataError(
-        f"holds {len(row)} values where the first line names {width} columns",
+        f"holds {len(row)} values where the first line names {len(names)} columns",
         hint=hint,
         where=where,
     )
