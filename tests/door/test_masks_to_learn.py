@@ -13,6 +13,7 @@ from PIL import Image
 
 from finetune import build_trainer, load_config, load_predictor
 from finetune.data.media.pixel_classes import IGNORED
+from finetune.data.prepare import open_data
 from finetune.errors import DataError, FinetuneError
 from finetune.outfolder import folder_beside, pictures_in
 from finetune.train.after.trained import evaluate_run, evaluated, load_run
@@ -207,6 +208,33 @@ def test_a_folder_of_the_users_masks_is_not_replaced_however_they_are_numbered(t
     with pytest.raises(FinetuneError, match=f"holds '{name}'"), pictures_in(folder, []) as put:
         put("0.png", b"made")
     assert (folder / name).read_bytes() == b"drawn by hand"
+
+
+def test_palettes_that_number_colours_otherwise_are_told(tmp_path, small_config):
+    red, green, black = [200, 0, 0], [0, 200, 0], [0, 0, 0]
+    palettes = [[*black, *red, *green], [*black, *red], [*black, *green], [*black, *red]]
+
+    def told(palettes):
+        remaining = iter(palettes)
+
+        def save(mask, path):
+            image = Image.fromarray(mask)
+            image.putpalette(next(remaining))
+            image.save(path)
+
+        rows = write_data(tmp_path, save=save, count=4)
+        source = {"type": "csv", "path": str(write_table(tmp_path / "pairs.csv", rows))}
+        task = {"type": "segmentation", "classes": ["floor", "wall", "door"]}
+        data = {"source": source, "inputs": ["image"], "target": "mask"}
+        config = small_config(data=data, task=task)
+        notes = open_data(config.data, config.task, seed=0, trust=()).facts.notes
+        return [note for note in notes if "palette" in note]
+
+    [note] = told(palettes)
+    assert note.startswith("column 'mask': 1 of 4 palettes of masks have other colours than that")
+    assert "'%s': number 1 is #00c800 there, and #c80000" % (tmp_path / "2_mask.png") in note
+    # One that ends earlier, or is filled up with black, numbers its colours alike.
+    assert told([palettes[0], palettes[1], [*black, *red, *black * 9], palettes[0]]) == []
 
 
 def test_numbers_that_masks_hold_are_the_classes_if_none_are_named(config, tmp_path):

@@ -70,6 +70,8 @@ class Header(NamedTuple):
     """Width and height in pixels, before it is turned; of a TIFF afterwards, as Pillow has it."""
     is_cut: bool = False
     """Whether the file ends before its last pixel."""
+    palette: bytes = b""
+    """Red, green and blue of each colour that a pixel may name by its number; empty without."""
 
 
 def is_image(value: object) -> bool:
@@ -151,7 +153,15 @@ def _header(image: Any) -> Header:
         has_exif and image.format != "TIFF" and orientation_of(image) in range(5, 9),
         bool(getattr(image, "is_animated", False)),
         image.size,
+        palette=_palette(image),
     )
+
+
+def _palette(image: Any) -> bytes:
+    """Return the palette of an image whose pixels are numbers of colours; empty for others."""
+    # Not by `getpalette`, which decodes the image. Some formats have colours in another order.
+    found = image.palette if image.mode == "P" else None
+    return bytes(found.palette) if found is not None and found.rawmode in (None, "RGB") else b""
 
 
 def _is_decoded(item: Any) -> bool:

@@ -42,12 +42,57 @@ def read_alike(
     for name in next(iter(columns.values())):
         values = {part: of[name] for part, of in columns.items()}
         found = {part: column for part, column in values.items() if isinstance(column, Images)}
-        if found and all(column.mode != "mask" for column in found.values()):
+        if found and any(column.mode == "mask" for column in found.values()):
+            looks = [look_at(column, seed, skips=skips) for column in found.values()]
+            notes += _on_palettes(name, looks)
+        elif found:
             alike = in_one_mode([look_at(column, seed, skips=skips) for column in found.values()])
             notes += notes_on(name, alike)
             for part, looked in zip(found, alike, strict=True):
                 columns[part][name] = looked.images
     return {part: replace(table, columns=columns[part]) for part, table in tables.items()}, notes
+
+
+def _on_palettes(column: str, parts: Sequence[Looked]) -> list[str]:
+    """Return a note on masks whose palette has another colour for a number than others; or nothing.
+
+    Programs that shrink files drop colours that an image lacks, and so number the others anew.
+    """
+    found: dict[tuple[bytes, ...], list[str]] = {}
+    for part in parts:
+        for row, header in part.headers.items():
+            if header.palette:
+                found.setdefault(_colours(header.palette), []).append(part.images.name(row))
+    if not found:
+        return []
+    usual = max(found, key=lambda colours: len(found[colours]))
+    # One that ends earlier lacks colours, and has the same numbers for those that it has.
+    others = {c: names for c, names in found.items() if _differ(c, usual)}
+    if not others:
+        return []
+    count = sum(map(len, others.values()))
+    colours, names = next(iter(others.items()))
+    place = _differ(colours, usual)[0]
+    return [
+        f"column {column!r}: {count:,} of {sum(map(len, found.values())):,} palettes of masks have "
+        f"other colours than that of {found[usual][0]!r}, such as {names[0]!r}: number {place} is "
+        f"#{colours[place].hex()} there, and #{usual[place].hex()}; the number of a pixel is its "
+        "class, whatever its colour"
+    ]
+
+
+def _differ(one: Sequence[bytes], other: Sequence[bytes]) -> list[int]:
+    """Return the numbers that have another colour in two palettes, of those that both have."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return [number for number, (here, there) in pairs if here != there]
+
+
+def _colours(palette: bytes) -> tuple[bytes, ...]:
+    """Return the colours of a palette, without black ones behind the last other one."""
+    # Palettes are filled up with black.
+    whole = palette.rstrip(b"\0")
+    whole += b"\0" * (-len(whole) % 3)
+    return tuple(whole[at : at + 3] for at in range(0, len(whole), 3))
 
 
 def notes_on_new(columns: Mapping[str, object]) -> list[str]:
