@@ -129,6 +129,15 @@ def test_copies_across_given_parts_are_told(write_csv, opened):
     assert data.facts.sizes == {"train": 2, "test": 2}
 
 
+@pytest.mark.parametrize("copies", ["leave", "together", "drop"])
+def test_copies_with_another_target_are_told(write_csv, opened, copies):
+    rows = [[f"text {n}", "ab"[n % 2]] for n in range(20)]
+    source = write_csv([["text", "label"], *rows, ["text 0", "b"], ["text 1", "b"]])
+    data = opened({"source": source, "split": {"test": 0.5, "copies": copies}})
+    told = "1 of 2 exact copies have another target than the sample they repeat"
+    assert data.facts.notes[1:] == (told,)
+
+
 def test_copied_image_files_are_found_whatever_their_name(tmp_path, write_images, opened):
     source = write_images({"a": [(9, 9)] * 10, "b": [(9, 9)] * 10})
     folder = tmp_path / "images" / "a"

@@ -243,4 +243,22 @@ def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ..
     if copies == 0:
         return ()
     note = f"{copies} of {len(first)} samples are exact copies, {across} of them across parts"
-    return (note + (remedy if across else ""),)
+    targets = [part.target for part in parts if part.target is not None]
+    target = torch.cat(targets) if len(targets) == len(parts) else None
+    return (note + (remedy if across else ""), *notes_on_contradictions(first, target))
+
+
+def notes_on_contradictions(first: Tensor, target: Tensor | None) -> tuple[str, ...]:
+    """Return a note on copies whose target is not that of the sample they repeat; or nothing.
+
+    Args:
+        first: Position of each sample's first exact copy, `(N,)`.
+        target: Targets `(N, ...)`; None without any.
+    """
+    if target is None:
+        return ()
+    differs = (target != target[first]).reshape(len(first), -1).any(1)
+    if not (count := int(differs.sum())):
+        return ()
+    copies = int((first != torch.arange(len(first))).sum())
+    return (f"{count} of {copies} exact copies have another target than the sample they repeat",)

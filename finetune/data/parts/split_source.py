@@ -18,7 +18,12 @@ from finetune.data.identify.membership import (
     parts_of_groups,
     untrained,
 )
-from finetune.data.parts.parting import RawPart, notes_on_copies, refuse_unseen_labels
+from finetune.data.parts.parting import (
+    RawPart,
+    notes_on_contradictions,
+    notes_on_copies,
+    refuse_unseen_labels,
+)
 from finetune.data.parts.split_columns import joined_groups, parts_by
 from finetune.data.parts.splits import first_copies, split_samples
 from finetune.data.parts.spread import few_of_each, note_on_sizes, spread
@@ -45,9 +50,12 @@ def parted(
     else:
         # Before the split: a copy in another part would let the network be tested on what it was
         # trained on.
+        target = whole.target
         whole, first, num_copies = _without_copies(whole, split)
         positions, notes = _drawn(whole, split, task, classes, seed, first)
         notes = [*_on_copies(whole, split, positions, num_copies), *notes]
+        if split.copies != "leave":
+            notes += notes_on_contradictions(first, target)
     if split.per_class is not None:
         positions, more = _with_few(positions, whole, split, task, classes, seed)
         notes += more

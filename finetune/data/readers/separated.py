@@ -264,7 +264,7 @@ def _fault(
     lines: Sequence[str],
     reading: Reading,
 ) -> DataError | None:
-    """Return the error for a row of wrong bytes, of a wrong number of values, or of names; or None."""
+    """Return the error for a row of wrong bytes, of names, or of another width; or None."""
     if reading.passes and (wrong := wrong_bytes(lines, reading, where)) is not None:
         return wrong
     # A single cell may well read like the name of its column.
