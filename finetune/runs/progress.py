@@ -58,6 +58,8 @@ class Progress:
     """Samples per pass, if memory forced fewer than the config says; else None."""
     data: str | None = None
     """Digest of the training samples in their order; None in checkpoints that did not keep it."""
+    validation: str | None = None
+    """Digest of the validation samples that its figures are of; None if it was not kept."""
     epoch_steps: int | None = None
     """Steps per epoch of these samples."""
     past_epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -143,6 +145,15 @@ class Progress:
             self.best.step, self.best.value = self.ranking[0] if self.ranking else (None, None)
         if self.phase_best.step is not None and not is_there(self.phase_best.step):
             self.phase_best.restart()
+
+    def forget_figures(self) -> bool:
+        """Begin all watches anew and drop all figures; return whether there were any."""
+        had_any = bool(self.metrics or self.ranking)
+        for watch in (self.best, self.stopping, self.plateau, self.phase_best, self.rate):
+            had_any |= watch.value is not None
+            watch.restart()
+        self.ranking, self.metrics = [], {}
+        return had_any
 
     def add_seconds(self, activity: str, seconds: float) -> None:
         """Add time spent to an activity's total."""

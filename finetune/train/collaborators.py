@@ -266,7 +266,8 @@ def _evaluator(config: RunConfig, shared: _Shared, looking: Looking) -> Evaluato
 def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Timeline:
     """Return the timeline of a run that has not begun."""
     order = parts.data.order
-    digest = parts.data.identity.training_digest
+    identity = parts.data.identity
+    digest, validation = identity.training_digest, identity.validation_digest
     epoch_steps = steps_of_epoch(order.count, parts.training)
     return Timeline(
         plan=parts.plan,
@@ -274,8 +275,9 @@ def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Tim
         seed=config.seed,
         order=order,
         data=digest,
+        validation=validation,
         rates=Rates(config.schedule, groups),
-        progress=Progress(data=digest, epoch_steps=epoch_steps),
+        progress=Progress(data=digest, validation=validation, epoch_steps=epoch_steps),
     )
 
 

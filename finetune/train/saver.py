@@ -134,8 +134,8 @@ class Saver:
             return False
         progress, scaler = self._load(newest)
         self.precision.load_state(scaler)
-        if (change := self.timeline.go_on_from(progress)) is not None:
-            self.reporter.message(change)
+        for line in self.timeline.go_on_from(progress):
+            self.reporter.message(line)
         return True
 
     def restore(self, step: int) -> None:

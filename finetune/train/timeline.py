@@ -33,6 +33,8 @@ class Timeline:
     """Which training samples every epoch draws."""
     data: str = ""
     """Digest of the training samples in their order."""
+    validation: str = ""
+    """Digest of the validation samples."""
     rates: Rates
     progress: Progress = field(default_factory=Progress)
     total_steps: int = field(init=False)
@@ -222,23 +224,34 @@ class Timeline:
         """Return this timeline with another progress; its length in steps is computed anew."""
         return replace(self, progress=progress)
 
-    def go_on_from(self, progress: Progress) -> str | None:
-        """Continue from a saved progress; return a line for the user if its data was other data.
+    def go_on_from(self, progress: Progress) -> list[str]:
+        """Continue from a saved progress; return lines for the user if its data was other data.
 
-        Other data has another order of samples, so the epoch that was begun is cut short.
+        Other data has another order of samples, so the epoch that was begun is cut short. Figures
+        of other validation samples are no mark for those to come.
         """
-        line = None
+        lines = []
         if progress.data not in (None, self.data):
             length = progress.epoch_steps or self.steps_per_epoch
             number, done = Epochs.of(progress.past_epochs, length).place(progress.step)
             progress.past_epochs = [*progress.past_epochs, (progress.step, length)]
             rest = f": the rest of epoch {number + 1} is left out" if done else ""
-            line = f"goes on at the start of epoch {number + 1 + (done > 0)} with other data{rest}"
+            begins = number + 1 + (done > 0)
+            lines.append(f"goes on at the start of epoch {begins} with other data{rest}")
         progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
         self.progress = progress
         # Epochs of other lengths lie behind it, so the run ends at another step.
         self._count_anew()
-        return line
+        # What is over keeps the figures of the samples that it was validated on.
+        if progress.validation is None or not self.run_is_over:
+            is_other = progress.validation not in (None, self.validation)
+            progress.validation = self.validation
+            if is_other and progress.forget_figures():
+                lines.append(
+                    "the validation samples are others: the best weights are chosen anew, from "
+                    "the evaluations to come"
+                )
+        return lines
 
     def _count_anew(self) -> None:
         """Count the epochs of the run, and its steps: as configured, or those of its epochs."""

@@ -299,3 +299,53 @@ def test_epochs_that_a_forged_checkpoint_counts_wrongly_are_refused(build, table
         (newest / "progress.json").write_text(json.dumps(document))
         assert changed(newest) is not None
         (newest / "progress.json").write_text(kept)
+
+
+OTHERS = "the validation samples are others"
+
+
+@pytest.fixture
+def validated(small_config, tmp_path):
+    """Train on numbers, validated on a file of its own; return the progress and what was said."""
+
+    def train(epochs, *, far):
+        for name, first, lift in (("train", 0, 0), ("validation", 0.5, far)):
+            rows = [f"{first + n / 12},{n % 3},{n % 2 + lift}" for n in range(12)]
+            (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+        sources = {
+            name: {"type": "csv", "path": str(tmp_path / f"{name}.csv")}
+            for name in ("train", "validation")
+        }
+        data = {"inputs": ["a", "b"], "target": "y", "transforms": [{"type": "stack"}], **sources}
+        said = Said()
+        config = small_config(
+            model={"layers": [{"name": "linear", "type": "Linear", "out_features": 1}]},
+            data=data,
+            train={"epochs": epochs, "batch_size": 4, "early_stopping": {"patience": 2}},
+            optimizer={"type": "SGD", "lr": 1e-3},
+        )
+        trainer = build_trainer(config, tmp_path / "run", tracker=said, data_changed=True)
+        trainer.fit()
+        return trainer.progress, said.in_all
+
+    return train
+
+
+def test_a_figure_of_other_validation_samples_is_no_mark_to_beat(validated, tmp_path):
+    validated(2, far=0)
+    progress, said = validated(4, far=100)
+    assert OTHERS in said
+    # the loss of the first samples was far lower, and none of the later ones can reach it
+    assert progress.best.step == 12
+    assert not progress.stopped_early
+    figures = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert figures["validation/loss"] > 1_000
+
+
+def test_a_run_that_is_done_keeps_the_figures_of_its_own_samples(validated):
+    done, _ = validated(2, far=0)
+    progress, said = validated(2, far=100)
+    assert OTHERS not in said
+    assert progress.best == done.best
+    # it is told as soon as the run goes on
+    assert OTHERS in validated(3, far=100)[1]

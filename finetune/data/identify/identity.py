@@ -151,6 +151,12 @@ class DataIdentity:
         return self.digest or _hash([self.parts["train"].tobytes()]).hex()
 
     @property
+    def validation_digest(self) -> str:
+        """Hash of the validation samples in any order; empty without any."""
+        rows = self.parts.get("validation")
+        return "" if rows is None else _hash([np.sort(rows).tobytes()]).hex()
+
+    @property
     def is_short(self) -> bool:
         """Whether there are so many rows that only one hash of all is kept."""
         return any(len(rows) != self.sizes[name] for name, rows in self.parts.items())
