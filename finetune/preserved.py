@@ -61,12 +61,14 @@ def moved_attributes(
 
 def loose_tensors(model: nn.Module) -> list[tuple[AttributeName, Tensor]]:
     """Return the tensors in attributes of modules that are neither buffers nor parameters."""
-    return [
-        (place, value)
-        for place, attribute in _attributes(model)
-        for value in _held_in([attribute])
-        if isinstance(value, Tensor)
-    ]
+    return [(place, value) for place, value in loose_values(model) if isinstance(value, Tensor)]
+
+
+def loose_values(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
+    """Yield what lies in attributes of modules, also in lists and the like, and is not plain."""
+    for place, attribute in _attributes(model):
+        for value in _held_in([attribute]):
+            yield place, value
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

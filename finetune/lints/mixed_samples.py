@@ -58,9 +58,18 @@ def mixed_samples(
         part = model(**few)
     pairs = zip(tensors_in(whole), tensors_in(part), strict=False)
     change = max((_change(one, other) for one, other in pairs), default=0.0)
-    if change <= _TOLERANCE or _is_rounding(model, many, few, _differences(whole, part)):
+    if change <= _TOLERANCE or _draws(model, many, whole):
+        return None
+    if _is_rounding(model, many, few, _differences(whole, part)):
         return None
     return Mixed(_first_changed(calls[0], calls_of_few[0]), change)
+
+
+def _draws(model: nn.Module, many: dict[str, Tensor], whole: Any) -> bool:
+    """Tell whether the network gives other outputs for the same batch, as one that draws does."""
+    again = (tensor[-FEWER:] if tensor.ndim else tensor for tensor in tensors_in(model(**many)))
+    pairs = zip(tensors_in(whole), again, strict=False)
+    return any(_change(one, other) > _TOLERANCE for one, other in pairs)
 
 
 def _is_rounding(

@@ -22,6 +22,7 @@ from finetune.lints.mixed_samples import FEW as MANY, FEWER, may_mix, mixed_samp
 from finetune.lints.out_of_reach import out_of_reach
 from finetune.lints.repeated_blocks import repeated_blocks
 from finetune.lints.squashed_logits import FEW, squashed_before
+from finetune.lints.state_elsewhere import state_elsewhere
 from finetune.lints.subject import Subject
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
@@ -40,8 +41,9 @@ def lints_of_network(
 
     They are about: a squashing function before a loss on logits, outputs that are resized, a
     layer that sees padding or other samples, a first token that sees no other token, targets that
-    no output can reach, blocks with shared weights where the config counts depth, and a loss that
-    compares the samples of a pass without `whole_window = True`.
+    no output can reach, blocks with shared weights where the config counts depth, a loss that
+    compares the samples of a pass without `whole_window = True`, and weights or state of a layer of
+    the user's own that are no parameters or buffers.
 
     Buffers, attributes, random state and mode of the network are restored.
 
@@ -247,5 +249,6 @@ _LOOKS: dict[str, Callable[[Subject], Iterator[Lint]]] = {
     "whether a first token sees the others": _blind_tokens,
     "whether blocks share their weights": _shared_depth,
     "whether a loss compares samples": losses_in_company,
+    "whether state lies where no checkpoint finds it": state_elsewhere,
 }
 """The examinations of a network, each by the question that it answers."""
