@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from finetune.activations.batch_shapes import with_digests
+from finetune.activations.batch_shapes import Verdicts, with_digests
 from finetune.activations.estimate import (
     Coming,
     Estimate,
@@ -298,7 +298,7 @@ class ActivationCache:
                 boundary.splits[split] = SplitCache(
                     samples=self._use.splits[split],
                     store=store,
-                    verdicts=store.verdicts(network),
+                    verdicts=Verdicts(store.verdicts, network),
                     replay=replay,
                     runner=self._runner,
                     size=self._use.batch_sizes[split],

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape
+from finetune.activations.batch_shapes import Shape, Verdicts
 from finetune.activations.find.boundary import Boundary, FrozenCall, Leaf, leaf_name
 from finetune.bits import fingerprint, same_bits
-from finetune.store.verdicts import Verdicts
 from finetune.structure import apart_from_tensors, rebuilt, tensors_in
 
 _OTHER_CONSTANTS = "give other values in every batch where the trial found the same in all"

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import SAMPLE, Shape, labels_of, lengths_of
+from finetune.activations.batch_shapes import SAMPLE, Shape, Verdicts, labels_of, lengths_of
 from finetune.activations.replay import Constants, Replay
 from finetune.data.batches import Batch, Split
 from finetune.store.store import Store, StoreError
-from finetune.store.verdicts import Verdicts
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
+from finetune.activations.batch_shapes import Verdicts, extent_of, is_right_padded, mask_of
 from finetune.activations.exact import check_rows
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import CachedBoundary, CachedForward
@@ -175,7 +175,7 @@ class CachedPrefix:
         cache = SplitCache(
             samples=samples,
             store=store,
-            verdicts=store.verdicts(network),
+            verdicts=Verdicts(store.verdicts, network),
             replay=Replay(self._model, boundary),
             runner=self._runner,
             size=len(batch),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.activations.batch_shapes import Shape, mask_of
+from finetune.activations.batch_shapes import Shape, Verdicts, mask_of
 from finetune.activations.replay import Constants, Replay
 from finetune.bits import all_same_bits
 from finetune.data.batches import Batch
@@ -18,7 +18,6 @@ from finetune.errors import FinetuneError, did_you_mean
 from finetune.predict.predictor import Predictor, predictor_of
 from finetune.predict.prefixes import FrozenPrefix, find_prefix, share_tensors
 from finetune.predict.windowed import ReadyInputs
-from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 from finetune.tasks.records import PredictionRecord
 from finetune.train.after.bases import Bases

@@ -9,5 +9,5 @@ Read in this order. `layout.py` describes files and `meta.json`. `store.py` open
 writes rows; `audit.py` verifies all of them. `row_index.py` knows which rows are written and where,
 and computes their checksums. `units.py` reads and writes the files. `store_folder.py` creates,
 checks and removes the folder of one store; `directory.py` manages the folder of all of them: locks,
-sizes, removal of the least recently used. `verdicts.py` keeps results of trials beside the rows.
+sizes, removal of the least recently used.
 """

@@ -29,7 +29,6 @@ from finetune.store.layout import (
 )
 from finetune.store.row_index import EMPTY, Checksummer, RowIndex
 from finetune.store.units import FileUnits, OutputFile, locked
-from finetune.store.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError"]
 
@@ -242,9 +241,10 @@ class Store:
         output = next(one for one in self._outputs if one.column.name == name)
         return output.to_tensor(output.units.take(self._rows(indices)))
 
-    def verdicts(self, network: str) -> Verdicts:
-        """Return the results of trials for `network`, given by its key."""
-        return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)
+    @property
+    def verdicts(self) -> Path | None:
+        """File beside the rows for results of trials with them; None where rows are in memory."""
+        return self._claim.folder / "verdicts" if self._claim else None
 
     @property
     def memory_bytes(self) -> int:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from finetune.activations.batch_shapes import Verdicts
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store
-from finetune.store.verdicts import Verdicts
 
 SHAPES = {"32 x None": None, "7 x None": "are computed with other bits"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, digests_of, without_padding
+from finetune.activations.batch_shapes import Shape, Verdicts, digests_of, without_padding
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.replay import Constants, Replay
 from finetune.bits import all_same_bits, same_bits
@@ -22,7 +22,6 @@ from finetune.data.batches import Batch, Split
 from finetune.disk import reason_of
 from finetune.preserved import preserved
 from finetune.store.store import Store, StoreError
-from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 from finetune.train.after.sample_index import Found, SampleIndex
 
