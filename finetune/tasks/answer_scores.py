@@ -28,6 +28,7 @@ def score_of(said: str, right: Sequence[str]) -> AnswerScore:
         said: The predicted answer; empty for none.
         right: All right answers; empty if there is none, which only an empty answer says.
     """
+    # As in that script: an answer of nothing but articles and punctuation is no answer.
     given = [right_one for right_one in right if normalised(right_one)] or [""]
     return AnswerScore(
         max(f1(said, one) for one in given), max(exact_match(said, one) for one in given)
@@ -36,6 +37,7 @@ def score_of(said: str, right: Sequence[str]) -> AnswerScore:
 
 def normalised(answer: str) -> str:
     """Return an answer in lower case without punctuation, articles, and blanks too many."""
+    # In this order, as there: "U.S.A." holds an article as long as it has its full stops.
     plain = answer.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", plain).split())
 

@@ -60,6 +60,7 @@ def build_task(
     Raises:
         FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
     """
+    # Each of them has its own column, so classes and counts come by target.
     if isinstance(config, TaskList):
         return list_of_tasks(config, partial(_listed, trust, device, by_target))
     names = None if classes is None else tuple(classes)
@@ -74,6 +75,7 @@ def _listed(
     config: ListedTask,
 ) -> Task:
     """Build one task of a list."""
+    # A column of numbers has no classes, so it is not among them.
     known = by_target.get(config.target)
     names, counts = (None, None) if known is None else known
     return _single(config, TaskFacts(names, trust, device, config.learns, counts))

@@ -49,6 +49,7 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
     feed: Feed = partial(_as_classes, classes)
     feeds: dict[str, Feed] = {}
     if threshold is not None:
+        # Only scores of decided classes depend on the threshold; a ranking keeps the logits.
         feeds = dict.fromkeys(get_args(ClassScore), partial(_as_decided, classes, threshold))
     measures = build_measures(
         config.metrics,
@@ -145,6 +146,7 @@ def read_classes(
     rows = (logits.softmax(-1) if temperature is None else temperature.shares(logits)).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
+        # Of equal ones the first, which `argmax` takes in the metrics.
         best = max(range(len(row)), key=row.__getitem__)
         if threshold is not None:
             best = int(row[1] >= threshold.values[0])

@@ -23,6 +23,7 @@ def over_columns(measure: Measure, names: Sequence[str], feed: Feed) -> Measure:
         feed: Turns outputs and batch into both as `(B, K)`.
     """
     metric, new_condition = measure.metric, measure.new_condition
+    # By its name: importing torchmetrics for a comparison would take longer than importing torch.
     is_scaled = type(metric).__name__ in _SCALED or isinstance(new_condition(), Spread)
     if not is_scaled or takes_batch(metric):
         return measure
@@ -71,6 +72,7 @@ class MeanOfColumns:
         if outputs.shape != target.shape:
             raise ValueError("outputs and targets differ in shape")
         if not self._columns:
+            # How many columns there are is known from the first batch only: names may be missing.
             count = target.shape[1]
             named = self._names if len(self._names) == count else range(1, count + 1)
             self._columns = [
@@ -100,4 +102,5 @@ class MeanOfColumns:
 
     def reset(self) -> None:
         """Forget the batches."""
+        # Built anew for the next batches: a condition cannot be reset.
         self._columns = []

@@ -100,6 +100,7 @@ def _read(
     seen = None if asked is None else _sizes_seen(asked.batch)
     read = []
     for number, rows in enumerate(found):
+        # Images have different numbers of detections, so the batch is padded with rows of `NO_BOX`.
         there = rows[(rows[:, 5] != NO_BOX) & (rows[:, 4] >= threshold)]
         size = None if asked is None else asked.size(number)
         high, wide = (1.0, 1.0) if size is None or seen is None else _scale(size, seen[number])

@@ -86,5 +86,6 @@ class Directions:
         """Return a hint for a metric that is never logged."""
         if not self.by_tag:
             return "data.split: {validation: 0.2} sets aside a fifth, for example"
+        # Most likely the metric is written without its part: `accuracy` for `validation/accuracy`.
         whole = [known for known in self.by_tag if known.endswith(f"/{tag}")]
         return f"did you mean {whole[0]!r}?" if whole else did_you_mean(tag, self.by_tag)

@@ -115,6 +115,7 @@ def in_batch_negatives(scale: float, embeddings: Tensor, *, symmetric: bool) -> 
     losses = F.cross_entropy(scale * cosines, own, reduction="none")
     if not symmetric:
         return losses
+    # Without the others: they belong to a sample as negatives, and have no sample to find.
     back = F.cross_entropy(scale * (partner @ sample.T), own, reduction="none")
     return (losses + back) / 2
 
@@ -123,6 +124,7 @@ def _apart(distance: Distance, first: Tensor, second: Tensor) -> Tensor:
     """Return the distance of each pair of embeddings `(B, D)`, `(B,)`."""
     if distance == "cosine":
         return 1 - F.cosine_similarity(first, second)
+    # Not the root of a sum of squares: its gradient at distance 0 is NaN, and here it is 0.
     apart: Tensor = torch.linalg.vector_norm(first - second, dim=1)
     return apart
 

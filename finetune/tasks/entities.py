@@ -54,5 +54,6 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 def _parts(tag: str) -> tuple[str, str] | None:
     """Return prefix and type of a tag; None for one that is no part of an entity."""
+    # At the first dash only: a type may hold others, as in `B-date-of-birth`.
     prefix, dash, label = tag.partition("-")
     return (prefix, label) if dash and label and prefix in _PREFIXES else None

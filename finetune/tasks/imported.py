@@ -93,6 +93,7 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    # Tensors, arrays and single numbers of numpy all have it, and nothing has to be imported.
     if hasattr(value, "tolist"):
         return value.tolist()
     raise ModelError(

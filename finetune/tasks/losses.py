@@ -211,6 +211,7 @@ def _focal(config: FocalLoss, facts: TaskFacts, key: Key) -> WeightedLoss:
                 hint="class_weights has a weight for each class",
                 key=(*key, "alpha"),
             )
+        # The count stays that of samples: alpha scales the loss, and its mean is not divided by it.
         weights = torch.tensor([1 - config.alpha, config.alpha], device=facts.device)
 
     def losses(outputs: Tensor, target: Tensor) -> Tensor:

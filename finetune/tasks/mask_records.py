@@ -42,6 +42,7 @@ class MaskRecord:
         values = torch.tensor(self.numbers)[self.mask].numpy()
         if max(self.numbers) < _COLOURS:
             image = pil.fromarray(values.astype(np.uint8))
+            # Colours for the eye alone: pixels stay numbers, so the PNG can be learnt as a mask.
             image.putpalette(_palette())
         else:
             image = pil.fromarray(values.astype(np.uint16))

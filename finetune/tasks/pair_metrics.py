@@ -95,6 +95,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
 
 def _mean_ranks(values: Tensor) -> Tensor:
     """Return the rank of each number from 1, `(N,)` float64; equal ones share their mean rank."""
+    # `unique` sorts: added up, the counts are the last rank of each value.
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     shared: Tensor = last - (counts.double() - 1) / 2
@@ -114,6 +115,7 @@ def ranks(samples: Tensor, partners: Tensor) -> Tensor:
     found = []
     for begin in range(0, len(samples), _AT_ONCE):
         cosines = samples[begin : begin + _AT_ONCE] @ partners.T
+        # Row i of this part belongs to partner begin + i.
         own = cosines.diagonal(offset=begin)
         found.append((cosines >= own[:, None]).sum(1))
     return torch.cat(found)

@@ -143,6 +143,7 @@ def _dice(classes: Sequence[str], smooth: float, outputs: Any, target: Tensor) -
 
 def _one_hot(target: Tensor, size: int) -> Tensor:
     """Return masks `(B, H, W)` as 1 where a pixel is of a class, `(B, C, H, W)`."""
+    # `one_hot` refuses -100; callers leave out the pixels without a class.
     return F.one_hot(target.clamp(min=0), size).movedim(-1, 1)
 
 

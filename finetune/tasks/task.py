@@ -77,6 +77,7 @@ class Task:
         if not self.has_evaluation_loss:
             return {}
         figures = {"loss": sum(means)}
+        # A single task has losses without owners: its loss is the whole.
         for name, mean in zip(self.owners, means, strict=False):
             figures[f"{name}/loss"] = figures.get(f"{name}/loss", 0.0) + mean
         return figures
@@ -124,6 +125,7 @@ class Task:
                 faults = {} if fault is None else {metric.name: fault}
             if left_out is not None:
                 left_out |= faults
+        # Only now, and not one by one: the scores of classes read the counts of another metric.
         self.reset_metrics()
         return figures
 

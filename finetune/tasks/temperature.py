@@ -81,6 +81,7 @@ class Temperature:
         Raises:
             CheckpointError: it is no temperature.
         """
+        # From a file that may have been edited by hand: by 0 the logits would become infinite.
         if type(value) is not float or not _LOWEST <= value <= _HIGHEST:
             raise CheckpointError(
                 "does not hold a temperature", where=where, hint="train the run anew with --fresh"
@@ -111,6 +112,7 @@ def best_temperature(logits: Tensor, target: Tensor) -> tuple[float | None, str 
         return float(((shares * logits).sum(-1) - right).mean())
 
     low, high = 1 / _HIGHEST, 1 / _LOWEST
+    # The slope grows with b: with one sign over the interval, the best T lies beyond a bound.
     if slope(low) >= 0:
         return None, "the outputs say nothing about the classes"
     if slope(high) <= 0:
@@ -118,6 +120,7 @@ def best_temperature(logits: Tensor, target: Tensor) -> tuple[float | None, str 
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    # Rounding may lead just beyond a bound, and `read` would then take the value for damaged.
     return min(max(2 / (low + high), _LOWEST), _HIGHEST), None
 
 

@@ -230,6 +230,7 @@ def _counts(classes: Sequence[str], types: Sequence[str], said: Tensor, so: Tens
     counts = torch.zeros(3, len(types), dtype=torch.int64)
     number = {label: place for place, label in enumerate(types)}
     for predicted, right in zip(said.cpu(), so.cpu(), strict=True):
+        # In predictions, too: other tokens learn nothing, and their tags would cut entities in two.
         is_word = right != IGNORED
         both = [
             set(entities_of([classes[number] for number in numbers[is_word].tolist()]))
@@ -257,6 +258,7 @@ def _share(score: TokenMetric, counts: Tensor) -> Tensor:
     # F1 is the harmonic mean of precision and recall.
     parts = {"precision": (hits, said), "recall": (hits, so), "f1": (2 * hits, said + so)}
     part, whole = parts[score]
+    # Where the whole is 0 the part is 0 as well.
     return part.div(whole.clamp(min=1))
 
 

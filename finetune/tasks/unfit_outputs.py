@@ -24,6 +24,7 @@ class UnfitOutputsError(ValueError):
 def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
     """Return the error of a loss or metric that cannot take what the network gives."""
     return ModelError(
+        # torch's own text may run over many lines; a message has one.
         f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
         f"{first_line(error)}",
         hint=error.hint if isinstance(error, UnfitOutputsError) else _remedy(outputs, target),

@@ -75,6 +75,7 @@ class WindowMean:
         """
         if self.found is None:
             return loss
+        # The shares were divided by the number of samples, for lack of the true count.
         factor = self._counts[0] / divisor(self.found)
         gradients = [one.grad for one in parameters() if one.grad is not None]
         torch._foreach_mul_(gradients, factor)
@@ -112,6 +113,7 @@ class RunningMeans:
 
     def each(self) -> list[float]:
         """Return the mean of each loss."""
+        # Without anything to learn the loss is 0, as that of such a window is.
         return [total / (count or 1) for total, count in self._sums]
 
     def total(self) -> float:
