@@ -47,6 +47,7 @@ def classes_of_pixels(
 
 def _counted(samples: Samples, num_classes: int, seed: int) -> Counted:
     """Return the number of pixels of each class in some masks."""
+    # Not the first ones: where data is sorted, a class may come only later.
     rows = sample_order(len(samples), seed, 0)[:_LOOKED_AT]
     counts = torch.zeros(num_classes, dtype=torch.int64)
     counting = Counting("reading masks", "masks")

@@ -86,6 +86,7 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         given = [storage_of(tensor) for tensor in tensors_in(list(args))]
+        # In place, the storage is that of an argument, and yet its values are new.
         is_written = func._schema.is_mutable
         for tensor in tensors_in(result):
             storage = storage_of(tensor)
@@ -150,6 +151,7 @@ def last_operation(
     # From certain to guessed: the operation itself, sums that hardly come by chance, a range.
     made = watch.made.get(storage_of(output))
     if made is not None:
+        # Modules end from the inside outwards, so the first one is the innermost.
         names = [name for name, one in seen if one is made]
         return LastOperation(made.squashing, names[0] if names else "")
     squashing = _by_values(output)

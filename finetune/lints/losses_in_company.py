@@ -75,6 +75,7 @@ def _changes(loss: WeightedLoss, together: _Passed, halves: Sequence[_Passed]) -
     """
     whole, *apart = (loss(each.outputs, each.batch) for each in (together, *halves))
     if not whole.is_own:
+        # Each loss, not their sum: what one sample gains another may lose.
         of_each, *of_halves = (
             loss.function(*loss.seen(each.outputs, each.batch)) for each in (together, *halves)
         )

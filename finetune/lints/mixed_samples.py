@@ -136,6 +136,7 @@ def _change(many: Tensor, few: Tensor) -> float:
     difference = _difference(many, few)
     if not difference:
         return 0.0
+    # An output that is 0 throughout has no size to measure a change by.
     return difference / max(float(many[-FEWER:].double().abs().nan_to_num(0.0).max()), 1e-12)
 
 

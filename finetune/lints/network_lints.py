@@ -177,6 +177,7 @@ def _mixed_samples(subject: Subject) -> Iterator[Lint]:
     rows = torch.arange(MANY)
     extent = subject.samples.extent(rows)
     length = None if extent is None else extent.width
+    # Both are padded alike: a change by padding is another finding.
     batches = (subject.fetched(part, length).inputs for part in (rows, rows[-FEWER:]))
     if (mixed := mixed_samples(subject.model, *batches)) is None:
         return

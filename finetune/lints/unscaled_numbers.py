@@ -60,6 +60,7 @@ def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
     """
     names = [name for name in samples.inputs if _is_multiplied(name, config.model.layers)]
     is_asked = bool(names) or bool(_of_numbers(config.task))
+    # One sample has no deviation.
     if len(samples) < 2:
         return ()
     # To make large samples, such as images, only to measure a target would take long.
@@ -171,6 +172,7 @@ def _before_unit(target: Tensor, unit: AffineLayer | None) -> Tensor:
     if unit is None:
         return target
     scale, shift = (torch.as_tensor(one, dtype=torch.float64) for one in (unit.scale, unit.shift))
+    # With scale 0 the layer gives its shift alone, whatever comes before it.
     return (target.double() - shift) / torch.where(scale == 0, 1.0, scale)
 
 
@@ -223,6 +225,7 @@ def column_behind(config: RunConfig, column: str, place: int | None) -> str | No
         return column
     nodes = config.data.transforms or ()
     stacks = [node for node in nodes if isinstance(node, StackTransform)]
+    # Code of the user's own may order columns as it likes.
     if any(isinstance(node, ImportTransform) for node in nodes):
         return None
     if not stacks:

@@ -45,6 +45,7 @@ def bins_of(probability: np.ndarray, is_right: np.ndarray) -> Bins:
     """
     finite = np.isfinite(probability)
     probability, is_right = probability[finite], is_right[finite]
+    # A probability of 1 belongs to the last bin, not to one behind it.
     place = np.clip((probability * NUM_BINS).astype(int), 0, NUM_BINS - 1)
     counts = np.bincount(place, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):

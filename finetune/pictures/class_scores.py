@@ -27,6 +27,7 @@ def draw_class_scores(
         classes: Names of the classes.
     """
     # A class that has samples and is never predicted is worst: its precision does not exist.
+    # A class without samples comes last: no score is above 1.
     worst = np.where(support > 0, np.nan_to_num(np.minimum(precision, recall)), 2.0)
     order = np.argsort(worst, kind="stable")
     shown = [int(number) for number in order[:MOST_SHOWN]]
@@ -82,4 +83,5 @@ def _bar(x: float, y: float, share: float, colour: str) -> list[Shape]:
     """Return the bar of a share; words where it does not exist."""
     if np.isnan(share):
         return [Box(x, y + 4, 6, 2, "muted")]
+    # At 0 there is a line still, unlike where no score exists.
     return [Box(x, y, max(1.0, _BAR * share), 10, colour)]

@@ -59,6 +59,7 @@ def order_by_confusion(counts: np.ndarray) -> list[int]:
     in shares of samples; where none is, by the first one left.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # In shares: by counts the largest class would be the neighbour of every other.
     both = (shares + shares.T).astype(np.float64)
     np.fill_diagonal(both, 0)
     size = len(counts)
@@ -122,6 +123,7 @@ def _reduced(pixels: np.ndarray) -> np.ndarray:
     if step == 1:
         return pixels
     padding = -len(pixels) % step
+    # With white, which is never the darkest.
     padded = np.pad(pixels, ((0, padding), (0, padding), (0, 0)), constant_values=255)
     size = len(padded) // step
     # Averaged, a single confused pair would fade into its surroundings.

@@ -123,6 +123,7 @@ class Picture:
 def drawn(picture: Picture) -> Drawn:
     """Return the picture as pixels and as a small PNG, in light colours."""
     image = _painted(picture, LIGHT)
+    # A palette would change the colours of a photo, and these are what it shows.
     has_photo = any(isinstance(shape, Photo) for shape in picture.shapes)
     return Drawn(np.asarray(image), _encoded(image if has_photo else _with_few_colours(image)))
 
@@ -266,6 +267,7 @@ def _element(shape: Shape) -> str:
             return f'<polyline points="{line}" style="{style}"/>'
         case Label(x, y, text, colour, align, size):
             anchor = {"left": "start", "middle": "middle", "right": "end"}[align]
+            # SVG places a text by its baseline, a `Label` by its upper edge.
             place = f'x="{x:.1f}" y="{y + 0.85 * size:.1f}" text-anchor="{anchor}"'
             style = f"fill:{_of_theme(colour)};font-size:{size}px;white-space:pre"
             # Names may read from right to left; they must not turn their neighbours round.
@@ -323,6 +325,7 @@ def _runs(text: str, size: int) -> list[tuple[str, _Font]]:
     """Cut a text into runs of letters that one font has."""
     own = _font(0, size)
     assert own is not None
+    # Nearly every label: no font has to be looked for, letter by letter.
     if text.isascii():
         return [(text, own)]
     runs: list[tuple[str, _Font]] = []

@@ -20,6 +20,7 @@ def sprite_of(images: Sequence[np.ndarray]) -> np.ndarray:
     whole = np.full((per_row * SIDE, per_row * SIDE, 3), 255, dtype=np.uint8)
     for number, pixels in enumerate(images):
         scale = SIDE / max(pixels.shape[:2])
+        # A very narrow image would get a side of 0 pixels, which Pillow refuses.
         height, width = (max(1, round(size * scale)) for size in pixels.shape[:2])
         small = np.asarray(Image.fromarray(pixels).resize((width, height)))
         top, left = (place * SIDE for place in divmod(number, per_row))

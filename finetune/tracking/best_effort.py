@@ -76,6 +76,7 @@ class BestEffort(Tracker):
 
     def close(self) -> None:
         """Close the tracker, also one that has failed, and tell if it has."""
+        # Asked before: a tracker whose closing itself fails is not closed twice.
         has_failed = self._fault is not None
         self._send(lambda tracker: tracker.close())
         if has_failed:
@@ -89,6 +90,7 @@ class BestEffort(Tracker):
             return
         try:
             job(self._tracker)
+        # Any other error is a fault of finetune, which must not be hidden.
         except FinetuneError as error:
             self._fault = error.in_one_line
 

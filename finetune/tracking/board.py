@@ -58,6 +58,7 @@ def charts_of(tags: Iterable[str]) -> dict[str, dict[str, str]]:
     figures = dict.fromkeys(
         name for group, _, name in (tag.partition("/") for tag in tags) if group == "validation"
     )
+    # Escaped, as metrics may have any name, such as `f1 (macro)`, which is no expression.
     both = {
         name: f"(train|validation)/{re.escape(name)}" for name in dict.fromkeys(("loss", *figures))
     }
@@ -73,6 +74,7 @@ def layout(charts: dict[str, dict[str, str]]) -> Any:
     """Return the summary that lays out the Custom Scalars page."""
     return custom_scalars(
         {
+            # TensorBoard asks for a match at the beginning of a tag; the whole tag is meant.
             group: {title: ["Multiline", [f"^{of}$"]] for title, of in titles.items()}
             for group, titles in charts.items()
         }

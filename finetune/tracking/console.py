@@ -33,6 +33,7 @@ class Console(Tracker):
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Terminal(unfailing(stream or sys.stderr))
         if not self._console.is_interactive:
+            # rich takes 80 columns where there is no terminal, and would wrap tables.
             self._console.width = _WIDTH_OF_PLAIN_TABLES
         self._view: LiveView | None = None
         self._total = 0
@@ -42,6 +43,7 @@ class Console(Tracker):
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Start showing a run of `total_steps` optimizer steps, `step` of which are done."""
+        # A run that goes back begins again, and rich allows one live view at a time.
         self.close()
         self._total = total_steps
         self._tenth = _tenths(step, total_steps)
@@ -54,6 +56,7 @@ class Console(Tracker):
         if self._view is not None:
             standing = self._view.standing
             standing.phase, standing.ends, standing.following = name, ends, following
+            # Steps of other phases say nothing of how fast these are.
             standing.moments.clear()
 
     def step_is_done(self, step: int, samples: int, recorded: int) -> None:

@@ -31,6 +31,7 @@ class JsonLines(Tracker):
 
         All lines are dropped if the run starts from step 0.
         """
+        # From the start lines of step 0 go as well: what was logged before a step comes again.
         cut_back(self._path, step or -1, lines)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
@@ -136,6 +137,7 @@ def _make_ready(path: Path) -> None:
     """Make the folder, and remove a last line that an earlier kill cut short."""
     disk.make_folder(path.parent)
     with disk.open_to_append(path) as file:
+        # A file that is open to append stands at its end, where there is nothing to read.
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
 

@@ -55,6 +55,7 @@ class MLflow(Tracker):
         """Last step of each metric that an earlier process has sent."""
         self._waiting: list[Any] = []
         self._sent_at = time.monotonic()
+        # Until somebody tells how the run ends: one that ends without a word was stopped.
         self._status = "stopped"
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
@@ -62,6 +63,7 @@ class MLflow(Tracker):
 
         MLflow removes no points: those that are there are not sent again.
         """
+        # Called again where the run went back to a checkpoint: its run at MLflow stays the same.
         if self._run:
             return
         experiment = self._experiment()

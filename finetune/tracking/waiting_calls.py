@@ -37,6 +37,7 @@ class WaitingCalls:
             if not self._is_open:
                 return
             is_full = len(self._jobs) >= self._most or self._bytes + size > self._most_bytes
+            # Counted, not waited for: the run must not become as slow as a server.
             if is_full and not is_needed:
                 self.left_out += 1
                 return
