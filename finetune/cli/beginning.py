@@ -110,6 +110,7 @@ def _begin_with_data(
     if path is None:
         path = ask_path() if asks else Path()
     used = out or _name_for(path)
+    # Before the look at the data and the questions, which would be for nothing.
     _refuse_existing(used)
     found = find_data(path)
     by_name = columns_judged(found)
@@ -159,6 +160,7 @@ def _write(path: Path, text: str) -> None:
     _refuse_existing(path)
     write_new(path, text)
     beside = path.parent / SCHEMA_FILE
+    # `init` replaces nothing, and all configs of a folder share one schema.
     if not beside.exists():
         write_new(beside, _schema_text())
 

@@ -113,5 +113,6 @@ def _shown(value: Any) -> str:
 
 def _difference(first: Any, second: Any) -> str:
     """Return the difference of two figures; empty for other values."""
+    # Whole numbers, such as a seed, are no figures: their difference says nothing.
     is_figure = isinstance(first, float) and isinstance(second, float)
     return f"{second - first:+.4g}" if is_figure else ""

@@ -93,6 +93,7 @@ def _remove(path: Path, *, asks: bool) -> None:
     if path.is_symlink() or not is_run(path):
         what = "is a link, which is not followed here" if path.is_symlink() else "holds no run"
         raise FinetuneError(what, where=str(path), hint="`finetune runs` lists the runs")
+    # A process that trains in it would go on in a folder that is gone.
     refuse_if_held(path)
     folder = saved_folder(path) if (path / "config.yaml").exists() else RunFolder(path)
     folder.refuse_links()

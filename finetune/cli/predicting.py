@@ -77,6 +77,7 @@ def predict_command(
             from finetune.predict.whole_prediction import Input, WholePrediction
             from finetune.runs.saved_runs import saved_folder
 
+        # `--out` with the name of a checkpoint, or of the input, would destroy it.
         own = list(saved_folder(run).files())
         if out is not None:
             named = Path("/dev/stdin" if source == "-" else source)

@@ -125,6 +125,7 @@ def _difference(found: Outputs, one: Pass) -> float:
     for name, value in wanted.items():
         if found[name].shape != value.shape:
             return float("inf")
+        # In float64, so that the difference itself is not rounded.
         own, other = (_flat(each.detach().double(), one.mask) for each in (found[name], value))
         if not torch.equal(own.isfinite(), other.isfinite()):
             return float("inf")

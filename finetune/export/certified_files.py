@@ -82,6 +82,7 @@ def _against(
             raise
         return [(side, f"cannot be read: {error.message}")], 0
     by_name, lost = _by_name(side, files, tensors)
+    # Most likely another file was given: a line for each tensor would hide that.
     if lost and not by_name:
         return [(side, f"{path.name!r} has none of the {len(lost)} tensors by name")], 0
     faults = [(f"tensor {one.name}", f"is not in {path.name!r} ({side})") for one in lost]

@@ -38,6 +38,7 @@ def code_of_layers(
     """
     config = source.run.config.model
     nodes = {node.name or str(place): node for place, node in enumerate(config.layers)}
+    # As written, with secrets masked: the lines go into files that are handed on.
     plain = as_plain(source.run.config)["model"]["layers"]
     said = dict(zip(nodes, plain, strict=True))
     layers = layers_with_tensors(source.network)
@@ -121,6 +122,7 @@ def _with_base(
     match node:
         case TransformersLayer() if node.pretrained and not node.rename and node.strict:
             kind = type(module)
+            # A folder of this machine is none where the lines will run.
             place = _place(node.path)
             if place is None or not kind.__module__.startswith("transformers."):
                 return None
@@ -195,6 +197,7 @@ def _of_import(node: ImportLayer, said: Mapping[str, Any], source: ExportSource)
         for name, value in said.get("args", {}).items()
     }
     written = _written(arguments).removeprefix(", ")
+    # A masked secret, or what finetune alone resolves: the call would be another one.
     if MASK in written or "package:" in written or "${" in written:
         return None
     return f"{node.path.partition(':')[2]}({written})"

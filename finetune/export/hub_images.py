@@ -120,6 +120,7 @@ def processor_settings(steps: Sequence[Any], *, crops: bool) -> dict[str, Any]:
         name = step.name if isinstance(step, Vision) else type(step).__name__
         if name not in (*_ORDER, "RGB") or (name == "CenterCrop" and not crops):
             raise _cannot(f"the transform {name}")
+    # RGB may come at any place: the processor makes images RGB before all else.
     found = [step.name for step in steps if step.name != "RGB"]
     if found != sorted(set(found), key=_ORDER.index):
         raise _cannot(f"{', '.join(found)} in this order")
@@ -148,6 +149,7 @@ def _resize(resize: Any) -> dict[str, Any]:
     way = str(getattr(resize.interpolation, "value", resize.interpolation)).lower()
     if way not in _RESAMPLE or resize.size is None or resize.max_size is not None:
         raise _cannot(f"Resize with interpolation {way}, size {resize.size} and max_size")
+    # Image processors always average where they make an image smaller.
     if way != "nearest-exact" and not resize.antialias:
         raise _cannot("Resize with antialias: false")
     sides = ("height", "width") if len(resize.size) == 2 else ("shortest_edge",)

@@ -73,6 +73,7 @@ class HubSounds:
         transformers.Wav2Vec2FeatureExtractor(
             sampling_rate=self.rules.rate,
             do_normalize=self.scaling is not None,
+            # The run has none either: its network hears the zeros behind a short recording.
             return_attention_mask=False,
         ).save_pretrained(folder)
 
@@ -104,6 +105,7 @@ def _scaling(source: ExportSource, network: str, length: int) -> str | None:
     layers = source.run.config.model.layers
     names = [node.name or str(place) for place, node in enumerate(layers)]
     place = names.index(network)
+    # A feature extractor comes first: in any other place the layer does something else.
     if place != 1 or layers[0].inputs is not None or layers[1].inputs is not None:
         return None
     module = source.network.get_submodule(names[0])

@@ -151,6 +151,7 @@ def _document(source: ExportSource, name: str) -> Mapping[str, Any]:
     """Return a JSON object of the run; empty if there is none."""
     try:
         found = source.run.folder.read_json(name)
+    # A card that says less is better than no export of a run whose file is damaged.
     except CheckpointError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -34,8 +34,10 @@ def write_onnx(source: ExportSource, folder: Path) -> WrittenFormat:
     program = traced(source)
     names = argument_names(source.run.columns)
     with torch.no_grad():
+        # Run once to know their names, which the file shall have as well.
         outputs = list(named_outputs(source.network(**source.example())))
     _convert(program, source, outputs, folder / FILE)
+    # Of the file just written: what is compared later is what others will load.
     session = _session(folder / FILE)
     taken = {one.name for one in session.get_inputs()}
 

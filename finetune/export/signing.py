@@ -43,6 +43,7 @@ def signature_of(text: str, private_key: Path) -> str:
             the folder for temporary files cannot be written.
     """
     config = require("model_signing.signing", extra="sign").Config()
+    # Not by an option, which would show it in the list of processes.
     word = os.environ.get(PASSWORD)
     try:
         signer = config.use_elliptic_key_signer(
@@ -107,6 +108,7 @@ def _fault_of(verify: Callable[[], object], signature: Path, place: Path) -> str
     """Return why `verify` does not accept a signature, whose name is `place`; None if it does."""
     try:
         with open_to_read(signature) as file:
+            # Before the library, which would read all of a file, however large a stranger made it.
             if len(read_at_most(file, MAX_JSON_BYTES)) > MAX_JSON_BYTES:
                 return f"{str(place)!r} holds more than {MAX_JSON_BYTES >> 20} MiB"
         verify()

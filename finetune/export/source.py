@@ -89,6 +89,7 @@ def argument_names(columns: tuple[str, ...]) -> dict[str, str]:
     plain = dict[str, str]()
     for number, name in enumerate(columns):
         letters = "".join(one if one.isalnum() and one.isascii() else "_" for one in name)
+        # Two columns may become one name, such as `a b` and `a-b`; a number tells them apart.
         fits = letters.isidentifier() and letters not in plain.values()
         plain[name] = letters if fits else f"column_{number}"
     return plain

@@ -68,6 +68,7 @@ class TensorFiles:
             by_file.setdefault(self._places[name][0], []).append((name, dtype))
         for file, both in by_file.items():
             with (
+                # Mapped, not read: a file of weights may be larger than the memory.
                 file.open("rb") as opened,
                 mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
             ):
@@ -119,6 +120,7 @@ def digest_of(dtype: str, shape: tuple[int, ...], raw: memoryview | bytes) -> Te
 def _digest(content: memoryview, tensor: StoredTensor, wanted: str) -> TensorDigest | None:
     """Return the digest of a tensor in a file; None if it is not whole there."""
     with content:
+        # A download that broke off has a whole header all the same.
         if tensor.ends > len(content):
             return None
         if tensor.dtype in _WIDER and (tensor.ends - tensor.begins) % 2:

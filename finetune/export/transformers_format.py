@@ -104,6 +104,7 @@ def write_transformers(source: ExportSource, folder: Path) -> WrittenFormat:
         FinetuneError: no class of transformers has such a network.
     """
     whole = _whole(source)
+    # Before it is saved: pipelines show the names in the config, else LABEL_0 and so on.
     _name_classes(whole, source)
     transformers: Any = load_transformers()
     with quiet_transformers(transformers):
@@ -153,6 +154,7 @@ def _whole(source: ExportSource) -> _Whole:
     head = _head(node, module, source, kind)
     inputs = _inputs(source, name, head, kind)
     for other, layer in named.items():
+        # The same network on a second text; `stack` only puts both embeddings side by side.
         is_again = isinstance(layer, SharedLayer) and layer.layer == name
         is_done = other in (name, *inputs.layers)
         if not is_done and not is_again and not isinstance(layer, StackLayer):

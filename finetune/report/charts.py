@@ -82,6 +82,7 @@ def charts_of_all(pages: Sequence[PageOfRun]) -> list[dict[str, Any]]:
 def _chart(title: str, curves: Sequence[tuple[str, Points]]) -> dict[str, Any]:
     """Return a chart of those curves that have more than one point."""
     shown = [(label, points) for label, points in curves if len(points) > 1]
+    # All curves share one axis of steps: each adds its own steps to all the others.
     most = max(100, min(MOST_POINTS, _POINTS_OF_ALL // max(1, len(shown))))
     thin = [thinned(points, most) for _, points in shown]
     steps, values = aligned(thin)

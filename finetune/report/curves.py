@@ -102,6 +102,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     for begins, ends in pairwise(edges):
         bucket = points[begins:ends]
         low, high = min(bucket, key=_value), max(bucket, key=_value)
+        # In the order of their steps, or the line of the chart would run backwards.
         kept += sorted({low, high})
     # The ends of a curve are what a person reads off it.
     return sorted({points[0], *kept, points[-1]})

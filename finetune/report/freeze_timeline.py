@@ -99,6 +99,7 @@ def _bars(cells: Sequence[str], phases: Sequence[PhaseSpan]) -> tuple[Bar, ...]:
     """Join neighbouring phases with the same state to one bar."""
     bars: list[Bar] = []
     for state, phase in zip(cells, phases, strict=True):
+        # A phase that has only just begun has no width to draw.
         if phase.steps == 0:
             continue
         if bars and bars[-1].state == state and bars[-1].ends == phase.begins:

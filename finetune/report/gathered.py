@@ -169,6 +169,7 @@ def _earlier(record: RunRecord) -> list[RunRecord]:
             for path, settings in known.items()
             if _is_on(settings, ours)
         ]
+    # Somebody may remove a neighbour meanwhile; the page does without them.
     except OSError:
         return []
     return [run for run in runs if (run.began or "") < (record.began or "")]

@@ -78,6 +78,7 @@ def write_page(run: Path) -> Path:
             cannot be written.
     """
     path = run / REPORT
+    # A person may keep a file of this name in the folder, and it is not ours to replace.
     if disk.kind_of(path) is not None and not is_own_report(path):
         raise CheckpointError("is no page of a run, and is left as it is", where=str(path))
     try:
@@ -137,4 +138,5 @@ def _json_for_html(value: Any) -> Markup:
     """Return JSON that cannot end the script element that holds it."""
     # Without infinity and NaN, which JSON lacks: curves hold finite values alone.
     text = json_text(json.loads(json.dumps(value, allow_nan=False)))
+    # As escapes, which JSON allows anywhere in a text: a name may hold `</script>`.
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
