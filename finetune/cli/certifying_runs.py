@@ -102,6 +102,7 @@ def _write(
     text = certificate_of(run, trust=trust, overrides=overrides)
     # Before anything is written: a key that cannot be used must cost no certificate.
     signed = None if key is None else signature_of(text, key)
+    # Asked while the older certificate is still there.
     is_left = key is None and _is_left_behind(signature, out, text)
     with output_file(out) as file:
         file.write(text)
@@ -123,6 +124,7 @@ def _is_left_behind(signature: Path, out: Path, text: str) -> bool:
         if not is_regular(out) or not out.exists():
             return True
         with out.open("rb") as file:
+            # One byte more: a longer file is another certificate as well.
             return file.read(len(raw) + 1) != raw
     except OSError:  # a name to which `.sig` is too much
         return False

@@ -146,6 +146,7 @@ def _run_as_json(run: "RunRecord") -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
+    # Infinity and NaN minus themselves are NaN.
     return value if value is not None and value - value == 0 else None
 
 

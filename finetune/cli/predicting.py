@@ -80,6 +80,7 @@ def predict_command(
         # `--out` with the name of a checkpoint, or of the input, would destroy it.
         own = list(saved_folder(run).files())
         if out is not None:
+            # Standard input may be redirected from the very file that `--out` names.
             named = Path("/dev/stdin" if source == "-" else source)
             refuse_replacing(out, (named, *own))
         predictor = load_predictor(

@@ -65,6 +65,7 @@ def sweep_command(
             sweeping.run()
             _show(sweeping, out, as_json=as_json)
         except FinetuneError as error:
+            # The same error, which now names file and line; it must not become its own cause.
             raise asked.config.located(error) from error.__cause__
 
 

@@ -72,6 +72,7 @@ def _leaves_table(leaves: Sequence[ParameterGradient], *, full: bool) -> Table:
     table = new_table(["parameter", "shape", "state"], ["gradient norm"])
     for block, together in groupby(leaves, lambda leaf: _fold(leaf.block, leaf.is_frozen, full)):
         group = list(together)
+        # Folding a single tensor would save no line, and hide its name.
         if block is None or len(group) == 1:
             for leaf in group:
                 norm = "none" if leaf.norm is None else f"{leaf.norm:.4g}"

@@ -64,6 +64,7 @@ class ClipTransform(_FittedNode):
     @model_validator(mode="after")
     def _there_are_limits_in_order(self) -> Self:
         given = self.low is not None or self.high is not None
+        # Both ways at once, or none of them.
         if given is (self.quantiles is not None):
             raise ValueError("needs 'low' or 'high' or both, or else 'quantiles'")
         low, high = self.quantiles or (self.low, self.high)

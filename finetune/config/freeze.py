@@ -42,6 +42,7 @@ class RateConfig(Node):
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Return a complaint for a schedule that watches a metric: only that of the run does."""
         schedule = value.get("schedule")
+        # As written, or built in Python as a node.
         kind = schedule.get("type") if isinstance(schedule, Mapping) else None
         if kind != "plateau" and not isinstance(schedule, PlateauSchedule):
             return []
@@ -264,6 +265,7 @@ METHODS: dict[str, type[Method]] = {
 def _form_of_freeze(value: Any) -> str:
     """Return the tag of the form that `freeze` has: a method, or phases written out."""
     if isinstance(value, Mapping):
+        # By one key: without a tag pydantic would report the faults of every form.
         return "by method" if "method" in value else "written out"
     return "by method" if isinstance(value, AnyMethod) else "written out"
 

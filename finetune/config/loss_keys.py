@@ -13,6 +13,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 def _form_of_weights(value: Any) -> str:
     """Return the tag of weights: a word, a list in the order of the classes, or by class."""
+    # By its form alone: without a tag pydantic would report the faults of all three.
     if isinstance(value, Mapping):
         return "by class"
     return "list" if isinstance(value, list | tuple) else "word"

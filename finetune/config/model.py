@@ -170,6 +170,7 @@ def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
 def _kind_of_layer(value: Any) -> str:
     """Return the tag of the node that a layer, written or built, is validated by."""
     type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    # An unknown type goes to the open node, which knows what it may be meant for.
     return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "torch"
 
 

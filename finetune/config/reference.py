@@ -117,6 +117,7 @@ def _entries_of(kind: str, place: str, one: Schema, root: Schema) -> Iterator[Ex
         pairs = pairs or [f"{keys[0].name}: {_example(keys[0])}"]
         text = one.get("description", "") or _text_of_class(kind)
         needs = _NEEDS.get(name) or ("torchvision" if _is_class(kind, owner, name) else None)
+        # Looked for, not imported: that would take seconds.
         lacks = needs if needs and importlib.util.find_spec(needs) is None else None
         yield Explained(kind, name, text, keys, f"{{{', '.join(pairs)}}}", place, lacks)
 
@@ -179,12 +180,14 @@ def _held(node: Schema, name: str) -> Iterator[Schema]:
 
 def _variants(node: Schema, root: Schema, depth: int = 0) -> Iterator[Schema]:
     """Yield the plain schemas that a schema stands for: through references, unions and lists."""
+    # References may go in circles: a layer `sequential` holds layers.
     if depth > _MOST_DEEP:
         return
     if "$ref" in node:
         target = root["$defs"][node["$ref"].rpartition("/")[2]]
         yield from _variants(target, root, depth + 1)
         return
+    # An `anyOf` beside `properties` tells which keys are needed, and is no union.
     inner = [*node.get("oneOf", ()), *(node.get("anyOf", ()) if "properties" not in node else ())]
     for one in inner:
         yield from _variants(one, root, depth + 1)

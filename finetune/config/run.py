@@ -175,6 +175,7 @@ class RunConfig(Node):
             for one in error.errors:
                 self.located(one)
             error.errors = tuple(sorted(error.errors, key=self._line_of))
+        # An error that names its own place, such as a table, keeps it.
         elif error.key and error.where is None:
             error.where = str(self.locate(error.key) or dotted(error.key))
             error.hint = error.hint or self._searched(error.key)

@@ -51,6 +51,7 @@ class SearchRange(Node):
     def _ends_on_a_step(self, step: float) -> bool:
         """Tell whether a whole number of steps leads from the smallest to the largest value."""
         count = round((self.high - self.low) / step)
+        # Not to the last bit: in binary, 0.3 is not quite three steps of 0.1.
         return abs(self.low + count * step - self.high) <= 1e-9 * max(1.0, abs(self.high))
 
 

@@ -179,6 +179,7 @@ _OTHER_NAMES = {
 def _kind_of_transform(value: Any) -> str:
     """Return the tag of the node that a transform, written or built, is validated by."""
     type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    # An unknown type goes to the open node, which knows what it may be meant for.
     return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "vision"
 
 

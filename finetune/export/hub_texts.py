@@ -53,6 +53,7 @@ class HubTexts:
 
     def write(self, module: Any, folder: Path, transformers: Any) -> None:
         """Write the tokenizer, which cuts texts where the run does."""
+        # A copy: the predictor, which the export is compared with, goes on with its own.
         tokenizer = copy.deepcopy(self.tokenize.tokenizer)
         tokenizer.model_max_length = self.tokenize.max_length
         if tokenizer.pad_token is None and module.config.pad_token_id is not None:
@@ -77,6 +78,7 @@ class HubTexts:
         """Return code that calls a pipeline of this name."""
         pair = len(self.tokenize.columns) > 1
         text = '{"text": "A text.", "text_pair": "Another."}' if pair else '"A text."'
+        # That pipeline takes no `truncation`: it cuts texts by itself.
         return Example(text if pipeline == "token-classification" else f"{text}, truncation=True")
 
 

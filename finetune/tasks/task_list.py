@@ -65,6 +65,7 @@ def _about(number: int) -> Iterator[None]:
         yield
     except FinetuneError as error:
         if error.key[:1] == ("task",):
+            # A task is built as if it were the only one, so its errors know no place in a list.
             error.key = ("task", "tasks", number, *error.key[1:])
         raise
 

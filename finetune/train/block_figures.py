@@ -89,6 +89,7 @@ def _some(blocks: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[Tensor
     """Return copies of some weights of each parameter, evenly spaced."""
     return {
         block: [
+            # Rounded up, so that there are never more; `or 1` for a parameter without numbers.
             param.detach().flatten()[:: -(-param.numel() // MOST_WEIGHTS) or 1].clone()
             for param in params
         ]

@@ -43,6 +43,7 @@ def choose_threshold(evaluator: Evaluator, samples: Samples | None) -> list[str]
     threshold = _to_choose(evaluator.task)
     if threshold is None or samples is None:
         return []
+    # An evaluation that was stopped half-way may have left samples, which would count twice.
     threshold.forget()
     evaluator.figures(samples, collect=threshold.collect)
     without = threshold.choose()

@@ -100,6 +100,7 @@ def _passes(
         before(batch)
         placed = batch.to(precision.device).without_skipped()
         if not len(placed):
+            # Ranks take turns: one that left out its turn would shift those of the others.
             yield RankPass(None, placed)
             continue
         with precision.autocast(), rows_named(samples, placed):

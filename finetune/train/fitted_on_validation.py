@@ -72,6 +72,7 @@ def kept_of_validation(task: Task, step: int) -> dict[str, Any]:
     threshold = kept_threshold(task, step)
     if task.temperature is None:
         return threshold
+    # Also where none could be fitted: a second start of the run need not try again.
     return threshold | {_NAME: {"step": step, "value": task.temperature.value}}
 
 

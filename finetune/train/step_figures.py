@@ -110,5 +110,6 @@ class StepMeasuring:
             self._metrics.result(),
             self._laps.seconds,
             self._gradients,
+            # Only now the weights are those after the update.
             {} if self._blocks is None else self._blocks.ratios(self._before),
         )

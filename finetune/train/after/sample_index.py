@@ -50,6 +50,7 @@ class SampleIndex:
         self._firsts = np.cumsum([0, *sizes])[:-1]
         """Row 0 of each store, in one count over the rows of all stores."""
         keys, places = self._first_halves(tell)
+        # Stable: of equal digests the row of the first store stays in front, and is found.
         order = keys.argsort(kind="stable")
         self._keys, self._places = keys[order], places[order]
 
@@ -73,6 +74,7 @@ class SampleIndex:
         stores = np.searchsorted(self._firsts, places, side="right") - 1
         rows = places - self._firsts[stores]
         labels = self._labels(stores, rows)
+        # Half a digest may be that of another sample, too: the whole one decides.
         if not (labels[:, :2] == wanted).all():
             return None
         return Found(stores, rows, labels[:, 2])

@@ -225,6 +225,7 @@ def evaluated(
         run.refuse_misfit(data.samples)
         left_out: dict[str, str] = {}
         temperature = run.task.temperature
+        # Nothing was fitted, so there is nothing to compare, and no outputs are kept for it.
         if temperature is not None and temperature.value is None:
             temperature = None
         figures = evaluate(

@@ -45,6 +45,7 @@ def refuse_missing(config: RunConfig) -> Preprocessing:
                 refuse_missing_tokenizer(node.tokenizer, (*key, "tokenizer"))
     with faults.noted():
         preprocessing = read_preprocessing(config.model)
+    # Else the data is opened next anyway, and would be read twice.
     if faults:
         with faults.noted():
             find_columns(config.data, config.task, config.trust, files=None)

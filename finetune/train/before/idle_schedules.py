@@ -63,6 +63,7 @@ def _longest_cycle(plan: Plan, per_epoch: int, total: int) -> Cycle:
         Cycle(span.began, span.ends, epochs) if phase.restarts_schedule else Cycle(0, total, epochs)
         for phase, span in zip(plan.phases, spans, strict=True)
     ]
+    # What has no effect in the longest one has none in any.
     return max(cycles, key=lambda cycle: cycle.length)
 
 

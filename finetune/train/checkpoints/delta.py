@@ -53,6 +53,7 @@ class Base:
     def fingerprint(self, moved: frozenset[str]) -> str:
         """Hash every tensor of the base that a delta with the buffers `moved` leaves out."""
         digest = blake2b(digest_size=16)
+        # Sorted: in which order a network lists its tensors says nothing of what they hold.
         for name, value in sorted(self.digests.items()):
             if name not in moved:
                 digest.update(f"{name}={value};".encode())

@@ -79,6 +79,7 @@ class Looking:
             if self._is_form_known:
                 seen.keep(outputs, batch)
             else:
+                # The first batch at once: outputs of another form are told now, not at the end.
                 seen.add(outputs, batch)
                 self._is_form_known = True
         except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
@@ -141,6 +142,7 @@ class Looking:
         self._drawn_at = step
         with self._kept_apart():
             show = {number: self._inputs(number) for number in dict.fromkeys(seen.shown())}
+            # Copies: training goes on while the thread draws.
             weights = self.blocks.histograms() if self.settings.histograms else {}
             self.worker.run(partial(self._draw, seen, show, weights, step))
         self._tell_fault()
@@ -274,6 +276,7 @@ def as_image(values: Tensor) -> np.ndarray | None:
         return None
     finite = values.float().nan_to_num()
     low, high = finite.min(), finite.max()
+    # An image of a single value has no range to divide by.
     scaled = (finite - low) / (high - low).clamp(min=1e-12) * 255
     pixels = scaled.round().byte().expand(3, -1, -1).movedim(0, -1)
     return pixels.contiguous().numpy()

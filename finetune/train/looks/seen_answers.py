@@ -132,6 +132,7 @@ class SeenAnswers:
         if not windows:
             return
         one = _said(windows)
+        # An answer in another window has no place in this one that a point could show.
         if one.so != _NONE or not one.right:
             self._places.append((one.said[0], one.so[0]))
         else:

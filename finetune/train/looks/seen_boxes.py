@@ -67,6 +67,7 @@ class SeenBoxes:
             self._true.update(so[:, 4].astype(int).tolist())
             if total := len(said) + len(so):
                 self._worst.append(_Image(2 * len(hits) / total, number, said, so))
+        # Not by the whole tuple: arrays cannot be put in order.
         self._worst = sorted(self._worst, key=lambda one: one[:2])[:MOST_SHOWN]
 
     def shown(self) -> Sequence[int]:
@@ -140,5 +141,6 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     corners = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:4], others[:, 2:4])
     common = (corners[1] - corners[0]).clip(0).prod(1)
     own, theirs = (box[2:4] - box[:2]).prod(), (others[:, 2:4] - others[:, :2]).prod(1)
+    # Two boxes without area have nothing to divide by.
     shares: np.ndarray = common / np.maximum(own + theirs - common, 1e-12)
     return shares

@@ -28,6 +28,7 @@ class SeenLater:
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Take a batch at once; see `Seen.add`."""
+        # First what waits: the windows of a text must come one after the other.
         self._take()
         self.seen.add(outputs, batch)
 

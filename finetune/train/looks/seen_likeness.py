@@ -133,6 +133,7 @@ class SeenPartners:
         for begin in range(0, len(first), _ROWS):
             cosines = first[begin : begin + _ROWS] @ own.T
             rows = torch.arange(len(cosines))
+            # Its own partner is no other one, and would most often be the nearest.
             cosines[rows, begin + rows] = -torch.inf
             nearest.append(cosines.amax(1))
         return of_own.numpy(), torch.cat(nearest).numpy()

@@ -54,6 +54,7 @@ class SeenTags:
         self._counts = counts if self._counts is None else self._counts + counts
         self._num += len(batch)
         places = next((v for k, v in batch.columns.items() if k.startswith(WORDS_OF)), None)
+        # No tokenizer has told which words tokens begin: they are counted.
         if places is None:
             places = is_word.cumsum(1) - 1
         rows = zip(batch.indices.tolist(), said.cpu(), target.cpu(), places.cpu(), strict=True)

@@ -22,7 +22,9 @@ def texts_of(
         run: The run's folder.
         trusted: Packages that the config imports code from.
     """
+    # Sorted: a set has another order in each process, and the text would change.
     trust = [word for name in sorted(trusted) for word in ("--trust", name)]
+    # Into another folder: in that of the run the command would go on with the run.
     again = ["finetune", "train", str(run / "config.yaml"), "--run", f"{run}-again", *trust]
     return {
         "run/config": _fenced(documents["config.yaml"], "yaml"),
