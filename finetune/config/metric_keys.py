@@ -83,6 +83,7 @@ class TorchMetric(OpenNode):
         given, own = cls.arguments_in(value), list(cls.model_fields)
         hint = "a built-in metric is its name alone, such as [accuracy] or [mae]"
         found = check_arguments(cls.table, "metric", type_, given, own=own, otherwise=hint)
+        # torchmetrics reads both alike, and returns one number for each class.
         if given.get("average", "macro") in ("none", None):
             message = f"{type_} gives a number for each class then, and needs to give one"
             hint = "average: macro; f1, precision and recall of each class: per_class: true"

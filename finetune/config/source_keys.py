@@ -86,6 +86,7 @@ class LabelOfName(Node):
     @field_validator("regex")
     @classmethod
     def _has_one_group(cls, value: str) -> str:
+        # To compile it is safe; what may take for ever is matching, which has a limit of time.
         if (count := re.compile(value).groups) != 1:
             raise ValueError(f"needs one group in parentheses, the label; got {count}")
         return value

@@ -79,6 +79,7 @@ _ALONE = {
 def _refuse_lonely(value: Any) -> Any:
     """Raise `ValueError` with the reason for a task that cannot be one of several."""
     type_ = value.get("type") if isinstance(value, Mapping) else None
+    # Before pydantic, which would only tell which types there are, and no reason.
     if isinstance(type_, str) and type_ in _ALONE:
         remedy = (
             "make it the single task, and compute the losses of all tasks in it"

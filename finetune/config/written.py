@@ -67,6 +67,7 @@ def _readable(step: str) -> str:
     """Return one part of a key, escaped and cut for a message."""
     if not step.isprintable():
         step = repr(step)[1:-1]
+    # A stranger's file may have a key of any length, and a message has one line.
     return step if len(step) <= 80 else f"{step[:77]}..."
 
 

@@ -42,6 +42,7 @@ class TensorFiles:
     """
 
     def __init__(self, path: Path) -> None:
+        # Sorted: where two files hold a tensor of one name, the same one counts every time.
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise FinetuneError("holds no file *.safetensors", where=str(path))

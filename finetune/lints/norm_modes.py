@@ -98,4 +98,5 @@ def norms_of_several(model: nn.Module, plan: Plan, settings: TrainConfig) -> tup
 def _with_statistics(model: nn.Module, phase: Phase) -> list[str]:
     """Return the names of the norms that train in a phase and keep running statistics."""
     norms = trained_norms(model, frozen_modules(model, phase.frozen))
+    # By their buffers: a batch norm may be made without running statistics.
     return [name for name, one in norms.items() if any(True for _ in one.buffers(recurse=False))]

@@ -24,6 +24,7 @@ def lone_samples(
     whole, rest = divmod(num_samples, settings.batch_size)
     sizes = [settings.batch_size] if whole else []
     sizes += [rest] if rest and not settings.drop_last else []
+    # In passes of one sample each is alone, and the remainder by 1 is 0.
     alone = [size for size in sizes if size % settings.pass_size == 1 or settings.pass_size == 1]
     if not trained or not alone:
         return ()

@@ -132,6 +132,7 @@ def _outlined(one: Outline, photo: Photo) -> list[Shape]:
     name in the upper right corner.
     """
     high, wide = photo.pixels.shape[:2]
+    # A network that has diverged gives corners that lie nowhere.
     finite = np.nan_to_num(np.array(one.corners, dtype=np.float64), posinf=wide, neginf=0)
     xs = photo.x + finite[[0, 2]].clip(0, wide) * (photo.width / wide)
     ys = photo.y + finite[[1, 3]].clip(0, high) * (photo.height / high)

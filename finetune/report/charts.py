@@ -31,6 +31,7 @@ def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
     ]
     marks = [{"step": span.begins, "name": span.name} for span in page.curves.phases[1:]]
     made = [_chart(title, [(tag, page.curves.of(tag)) for tag in tags]) for title, tags in charts]
+    # A policy may make hundreds of phases, whose marks would hide the curves.
     return [chart | {"marks": marks[:50]} for chart in made if chart["series"]]
 
 

@@ -72,6 +72,7 @@ def _frozen_in(
     # A policy's plan holds one phase, with all that may ever train.
     phase = plan["phases"][min(number, len(plan["phases"]) - 1)]
     frozen = {str(one["name"]) for one in phase["states"] if one["state"] == "frozen"}
+    # Masks are read from a checkpoint; without one, all that may ever train counts as trained.
     if policy is None or number >= len(masks):
         return frozen
     drawn = {str(depth) for depth in masks[number]}

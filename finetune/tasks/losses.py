@@ -66,6 +66,7 @@ def build_loss(config: Loss, facts: TaskFacts, number: int) -> WeightedLoss:
         case CrossEntropyLoss(label_smoothing=smoothing, class_weights=written):
             weights = weights_of_classes(written, facts, (*key, "class_weights"))
             function = against_target(partial(cross_entropy, facts.names, smoothing, weights))
+            # A weighted mean is divided by the sum of weights, as in `torch.nn.CrossEntropyLoss`.
             return made(function, count=len if weights is None else partial(weight_of, weights))
         case BinaryCrossEntropyLoss():
             function = _per_sample(_binary_cross_entropy(config, facts, key))

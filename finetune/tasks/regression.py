@@ -81,6 +81,7 @@ def _rows(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _flat(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return numbers and targets, both flattened."""
+    # Outputs may be of half precision, in which a figure would be rounded.
     return outputs.float().flatten(), target_of(batch).float().flatten()
 
 

@@ -102,6 +102,7 @@ def _way(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     if not now:
         return torch.zeros(())
     pairs = zip(now, before, strict=True)
+    # In float32, since the squares of small differences are 0 in float16.
     way = torch.nn.utils.get_total_norm([a.float() - b.float() for a, b in pairs])
     norm = torch.nn.utils.get_total_norm([b.float() for b in before])
     # Nothing moved is 0, also from weights that are all 0.

@@ -124,6 +124,7 @@ class KnownToRun:
                     continue
                 stores.append(opened.enter_context(closing(store)))
             rows = KnownSampleRows(model, boundary, stores, self.tell) if stores else None
+            # All went well: the stores stay open until the rows are closed.
             opened.pop_all()
         return rows
 

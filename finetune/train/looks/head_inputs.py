@@ -130,6 +130,7 @@ def _listening(model: nn.Module) -> Iterator[_LastInput]:
     handles = [
         module.register_forward_pre_hook(take(name))
         for name, module in model.named_modules()
+        # Of its own: a container takes what its first layer takes, and is no head.
         if next(module.parameters(recurse=False), None) is not None
     ]
     try:
