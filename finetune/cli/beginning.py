@@ -58,6 +58,7 @@ def init_command(
     as_json: Json = False,
 ) -> None:
     """Write a commented config for your data, and say what to do next."""
+    # Questions go to standard error and answers come from standard input: both need a person.
     asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
     with results() as output:
         if template is not None:

@@ -95,6 +95,7 @@ def _remove(path: Path, *, asks: bool) -> None:
         raise FinetuneError(what, where=str(path), hint="`finetune runs` lists the runs")
     # A process that trains in it would go on in a folder that is gone.
     refuse_if_held(path)
+    # A run that ended before it saved its config can be removed as well.
     folder = saved_folder(path) if (path / "config.yaml").exists() else RunFolder(path)
     folder.refuse_links()
     if asks:

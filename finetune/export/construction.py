@@ -105,6 +105,7 @@ def _of_sequence(
     node: SequentialLayer, module: nn.Module, place: Path, source: ExportSource
 ) -> str | None:
     """Return the call for layers in sequence; None if one of them has no call, or has a name."""
+    # torch's `Sequential` numbers its layers, so tensors of a named one would be named otherwise.
     if any(isinstance(one, ImportLayer) or one.name is not None for one in node.layers):
         return None
     children = zip(node.layers, module.named_children(), strict=True)

@@ -100,6 +100,7 @@ def _quiet() -> Iterator[None]:
 def _session(path: Path) -> Any:
     """Return a session of onnxruntime on the CPU."""
     runtime: Any = require("onnxruntime", extra="export")
+    # On the CPU, as the predictor that it is compared with.
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 

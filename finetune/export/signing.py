@@ -124,6 +124,7 @@ def _fault_of(verify: Callable[[], object], signature: Path, place: Path) -> str
 def _unfit(key: Path, error: Exception) -> FinetuneError:
     """Return the error for a key that cannot be used."""
     text = str(error)
+    # Told apart by their texts: errors of several libraries come here, whose types say less.
     if "not encrypted" in text:
         return FinetuneError(
             f"has no password, and {PASSWORD} is set", where=str(key), hint=f"unset {PASSWORD}"

@@ -120,10 +120,12 @@ def digest_of(dtype: str, shape: tuple[int, ...], raw: memoryview | bytes) -> Te
 
 def _digest(content: memoryview, tensor: StoredTensor, wanted: str) -> TensorDigest | None:
     """Return the digest of a tensor in a file; None if it is not whole there."""
+    # Each view is released: a map with a view that is left cannot be closed.
     with content:
         # A download that broke off has a whole header all the same.
         if tensor.ends > len(content):
             return None
+        # A header may lie about positions; half a number cannot be widened.
         if tensor.dtype in _WIDER and (tensor.ends - tensor.begins) % 2:
             return None
         with content[tensor.begins : tensor.ends] as raw:

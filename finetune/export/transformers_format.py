@@ -229,6 +229,7 @@ def _name_classes(whole: _Whole, source: ExportSource) -> None:
 
 def _write_sentence_transformer(whole: _Whole, max_length: int, folder: Path) -> None:
     """Write what sentence-transformers reads beside the network: its modules and the pooling."""
+    # Plain JSON, so that the library itself need not be installed here.
     home = "sentence_transformers.models"
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": f"{home}.Transformer"},

@@ -82,6 +82,7 @@ def write_page(run: Path) -> Path:
     if disk.kind_of(path) is not None and not is_own_report(path):
         raise CheckpointError("is no page of a run, and is left as it is", where=str(path))
     try:
+        # `replace`: a name may hold bytes that are no UTF-8, which `encode` would refuse.
         disk.replace_file(path, _rendered([gather(run, has_ended=True)]).encode("utf-8", "replace"))
     except OSError as error:
         raise CheckpointError(f"cannot write: {disk.reason_of(error)}", where=str(path)) from error

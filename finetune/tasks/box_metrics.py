@@ -43,6 +43,7 @@ def box_measures(
     return tuple(
         Measure(
             name,
+            # The first one alone: each would add the same boxes once more.
             BoxMetric(name, scores, collects=number == 0),
             better="higher",
             new_condition=Always,

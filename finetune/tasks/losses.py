@@ -181,6 +181,7 @@ def _comparing(config: TripletLoss | ContrastiveLoss, facts: TaskFacts, key: Key
         )
     compare = triplet if isinstance(config, TripletLoss) else contrastive
     function = against_target(partial(compare, config.margin, config.distance))
+    # Whole windows alone: half a window has fewer pairs, and so another loss.
     return WeightedLoss(
         config.label, config.weight, function, whole_window=True, takes_shares=False
     )

@@ -195,6 +195,7 @@ class _AnyEntity:
     def add(self, target: Tensor) -> None:
         """Add the targets of a batch, `(B, L)`."""
         self._texts += len(target)
+        # Once one is found, no later batch is looked at: `tolist` waits for the device.
         self._found = self._found or any(
             entities_of([self._classes[number]])
             for number in target.unique().tolist()

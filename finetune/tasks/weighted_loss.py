@@ -85,6 +85,7 @@ class WeightedLoss:
                 return LossSum(outputs.sum(), 0)
         try:
             losses = self.function(outputs, batch)
+        # What torch raises for shapes and types that do not fit each other.
         except (RuntimeError, IndexError, ValueError) as error:
             raise misfit(f"loss {self.name!r}", outputs, batch.target, error) from error
         if isinstance(losses, tuple):
@@ -104,6 +105,7 @@ class WeightedLoss:
         if len(pair) == 2 and all(_is_number(one) for one in pair):
             total, count = pair
             if isinstance(total, Tensor):
+                # Detached: the count divides, and no gradient is to go through it.
                 count = count.detach().reshape(()) if isinstance(count, Tensor) else count
                 return LossSum(self._weighted(total.reshape(())), count, is_own=True)
         told = ", ".join(map(describe, pair))
