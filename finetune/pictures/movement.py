@@ -18,7 +18,7 @@ def draw_movement(moved: Mapping[str, float]) -> Picture:
     shown = rows[-MOST_SHOWN:]
     labels = [fitting(name, _MOST_LABEL, keeps_end=True) for name, _ in shown]
     left = 2 * _MARGIN + max(map(text_width, labels), default=0)
-    # One block that has diverged must not shrink the bars of all others to nothing.
+    # A block that has become infinite must not shrink the bars of all others to nothing.
     finite = [value for _, value in shown if value == value and value != float("inf")]
     most = max(finite, default=0.0) or 1.0
     top = _MARGIN + 2 * LINE

@@ -286,8 +286,8 @@ def best_answers(config: SpanTask, outputs: Any, batch: Batch) -> list[BestAnswe
     for number, (probability, place) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
         begin, more = divmod(place, longest)
         start, end = 0, 0
+        # At probability 0 the place may be a token outside of the text, which has -1.
         if probability > 0:
-            # At probability 0 the place may be a token outside of the text, which has -1.
             start = int(batch.columns[TOKEN_STARTS][number, begin])
             end = int(batch.columns[TOKEN_ENDS][number, begin + more])
         found.append(BestAnswer(start, end, probability, none[number]))

@@ -43,7 +43,7 @@ class Console(Tracker):
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Start showing a run of `total_steps` optimizer steps, `step` of which are done."""
-        # A run that goes back begins again, and rich allows one live view at a time.
+        # A run that goes back to a checkpoint begins again, and its view so far must not stay.
         self.close()
         self._total = total_steps
         self._tenth = _tenths(step, total_steps)
