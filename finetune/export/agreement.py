@@ -57,7 +57,8 @@ def real_passes(predictor: Predictor, count: int) -> list[Pass]:
         data = open_raw(run.config, run.preprocessing, None)
         part = data.test or data.validation or data.train
         number = min(count, len(part.table))
-        spans = [range(1), *(range(a, min(a + MOST_AT_ONCE, number)) for a in range(1, number, 32))]
+        begins = range(1, number, MOST_AT_ONCE)
+        spans = [range(1), *(range(a, min(a + MOST_AT_ONCE, number)) for a in begins)]
         return [_passed(predictor, part.table.columns, span) for span in spans]
 
 

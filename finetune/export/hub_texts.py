@@ -24,17 +24,9 @@ class HubTexts:
         Raises:
             FinetuneError: there are other steps, or none.
         """
-        steps = [planned.step for planned in source.predictor.preparing.steps.other]
-        texts = [step for step in steps if isinstance(step, Tokenize)]
-        others = [type(step).__name__ for step in steps if not isinstance(step, Tokenize)]
-        settings = {(step.max_length, id(step.tokenizer)) for step in texts}
-        if others or not texts or len({length for length, _ in settings}) > 1:
-            what = f"the step {others[0]}" if others else "no single way to make tokens"
-            raise cannot_hold(
-                f"the run prepares its inputs by {what}, which the tokenizer of such a folder "
-                "cannot"
-            )
-        return cls(texts[0])
+        return cls(
+            only_tokenize([planned.step for planned in source.predictor.preparing.steps.other])
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -80,6 +72,26 @@ class HubTexts:
         text = '{"text": "A text.", "text_pair": "Another."}' if pair else '"A text."'
         # That pipeline takes no `truncation`: it cuts texts by itself.
         return Example(text if pipeline == "token-classification" else f"{text}, truncation=True")
+
+
+def only_tokenize(steps: Sequence[Any]) -> Tokenize:
+    """Return the step that makes tokens, if the steps of a run are that step alone.
+
+    It may be there several times, for several texts, by one tokenizer and with one length.
+
+    Raises:
+        FinetuneError: there are other steps, or none, or they differ.
+    """
+    texts = [step for step in steps if isinstance(step, Tokenize)]
+    others = [type(step).__name__ for step in steps if not isinstance(step, Tokenize)]
+    # By name: one that two steps name is loaded twice.
+    settings = {(step.max_length, step.tokenizer.name_or_path) for step in texts}
+    if others or len(settings) != 1:
+        what = f"the step {others[0]}" if others else "no single way to make tokens"
+        raise cannot_hold(
+            f"the run prepares its inputs by {what}, which the tokenizer of such a folder cannot"
+        )
+    return texts[0]
 
 
 def _tokens(tokenizer: Any, texts: Sequence[Sequence[Any]]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Temperature:
 
     def collect(self, outputs: Tensor, batch: Batch) -> None:
         """Keep the logits and targets of a batch until `fit` or `errors`."""
-        logits, target = class_logits(outputs, self._classes).double().cpu(), target_of(batch).cpu()
+        # In this order: Apple's GPUs have no float64.
+        logits, target = class_logits(outputs, self._classes).cpu().double(), target_of(batch).cpu()
         known = target >= 0
         self._seen.append((logits[known], target[known]))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.errors import ModelError
+from finetune.errors import ModelError, is_out_of_memory
 from finetune.models.shapes import describe, first_line
 
 
@@ -22,7 +22,12 @@ class UnfitOutputsError(ValueError):
 
 
 def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
-    """Return the error of a loss or metric that cannot take what the network gives."""
+    """Return the error of a loss or metric that cannot take what the network gives.
+
+    Memory that runs out is no misfit: then `error` itself is raised, and the run cuts its passes.
+    """
+    if is_out_of_memory(error):
+        raise error
     return ModelError(
         # torch's own text may run over many lines; a message has one.
         f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import ModelError
+from finetune.errors import ModelError, is_out_of_memory
 
 
 def norm_of(parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -69,6 +69,8 @@ class LossNorms:
                 loss, self._parameters, retain_graph=True, allow_unused=True
             )
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelError(f"a loss has no gradient: {error}", key=("task",)) from error
         return [
             torch.zeros_like(parameter) if gradient is None else gradient

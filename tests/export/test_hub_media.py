@@ -9,12 +9,15 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from transformers import ByT5Tokenizer
 
 from finetune.config.transform_keys import VisionTransform
+from finetune.data.steps.tokenizing import Tokenize
 from finetune.data.steps.vision import vision_step
 from finetune.errors import FinetuneError
 from finetune.export.exporting import export_run
 from finetune.export.hub_images import processor_settings
+from finetune.export.hub_texts import only_tokenize
 
 _spec = importlib.util.spec_from_file_location(
     "export_tools", Path(__file__).with_name("export_tools.py")
@@ -280,3 +283,15 @@ def said(folder, name):
         content = [one.probabilities for one in records]
     (folder / "said.json").write_text(json.dumps({"files": paths, "said": content}))
     return folder / "said.json"
+
+
+def test_two_tokenizers_are_none_that_a_folder_holds():
+    def step(column, place, length=8):
+        tokenizer = ByT5Tokenizer(name_or_path=place)
+        return Tokenize((column,), length, False, tokenizer, (), prefix=f"{column}.")
+
+    one = step("first", "a")
+    assert only_tokenize([one, step("second", "a")]) is one
+    for other in (step("second", "b"), step("second", "a", length=9)):
+        with pytest.raises(FinetuneError, match="no single way to make tokens"):
+            only_tokenize([one, other])

@@ -156,6 +156,17 @@ def test_memory_that_runs_out_halves_the_passes_and_changes_nothing_else(run_of,
     assert told(halved) == told(small)
 
 
+def test_memory_that_runs_out_in_a_loss_halves_the_passes_too(small_run):
+    layer = {"name": "head", "type": "Linear", "out_features": 3}
+    loss = {"type": "import", "path": "fault_nets:hungry_loss", "args": {"limit": 2}}
+    trainer = small_run(
+        trust=["fault_nets"], model={"layers": [layer]}, data=DATA,
+        task={"type": "regression", "losses": [loss]}, train={"steps": 2, "batch_size": 8},
+    )  # fmt: skip
+    trainer.fit()
+    assert trainer.progress.micro_batch == 2
+
+
 def test_a_continued_run_keeps_the_size_that_was_found(run_of):
     args = {"limit": 2}
     whole = run_of("Hungry", "whole", args=args)
