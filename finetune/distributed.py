@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save as packed
 from torch import Tensor, nn
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, is_out_of_memory
 from finetune.gathering import GatheredModule
 from finetune.process import skip_teardown
 from finetune.which_rank import Ranks
@@ -299,6 +299,9 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        # This process has failed then, and not another one.
+        if is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise RankLostError(
             f"another process of the run has ended or does not answer: {reason}",

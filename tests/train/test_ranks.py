@@ -1,8 +1,10 @@
 """What a process knows of the others, before it talks to them."""
 
 import pytest
+import torch
 
 from finetune.config.train import TrainConfig
+from finetune.distributed import whole
 from finetune.errors import DataError, FinetuneError
 from finetune.train.build import build_parts
 from finetune.train.ranks.rank_settings import shared_settings
@@ -74,3 +76,15 @@ def test_what_several_processes_cannot_share_is_refused(small_config, changes, r
     config = small_config(**changes)
     with pytest.raises(FinetuneError, match=reason):
         build_parts(config, ranks=Ranks(1, 2, 1))
+
+
+class Gathered(torch.Tensor):
+    """A tensor as torch's sharded ones, whose whole does not fit into memory."""
+
+    def full_tensor(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_memory_that_runs_out_where_ranks_meet_is_no_lost_rank():
+    with pytest.raises(torch.OutOfMemoryError):
+        whole(torch.ones(3).as_subclass(Gathered))
