@@ -16,16 +16,17 @@ from finetune.config.merging import Replaced, merge, put
 from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
 from finetune.config.numbers_written import numbers_as_written
 from finetune.config.other_words import REMARKS_AT
-from finetune.config.places import code_folder, find_places
+from finetune.config.places import code_folder, empty_places, find_places
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text
 from finetune.config.run import Provenance, RunConfig
 from finetune.config.secrets import (
     Environment,
     masks,
     public_secrets,
+    references,
     remembered,
 )
-from finetune.config.written import Written, locate_fault
+from finetune.config.written import Written, dotted, locate_fault
 from finetune.errors import ConfigError, FinetuneError, Origin, Problem, named
 from finetune.redaction import causes_withheld
 from finetune.trust import Trust, check_trust
@@ -227,7 +228,8 @@ def _finished(
 ) -> RunConfig:
     """Return the validated config with its name, places and origin."""
     root, places = find_places(numbers_as_written(root, RunConfig), RunConfig)
-    config = _validated(root, sources.problems, sources.replaced)
+    problems = [*sources.problems, *empty_places(root, RunConfig)]
+    config = _validated(root, problems, sources.replaced)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
     # `folder` has been applied to all paths, and is no part of the config's value any more
     values = {"name": name, "folder": None}
@@ -308,6 +310,8 @@ def _hint(fault: Fault, origin: Origin, root: Written, told: Collection[str]) ->
         return "write 'architecture' for the second 'name'; 'name' is what the layer is called"
     if is_strange and (remark := REMARKS_AT.get(origin.key)) is not None:
         return remark
+    if " number, got " in fault.message and _is_from_variable(root, origin.key):
+        return f"a variable is text: -o {origin.key}=... gives a number"
     is_sure = "did you mean" in about or about.startswith("leave it out")
     if not is_strange or is_sure or about == remark_on(name):
         return fault.hint
@@ -315,6 +319,11 @@ def _hint(fault: Fault, origin: Origin, root: Written, told: Collection[str]) ->
     if places == ["data.inputs"] and isinstance(column := _value_at(root, origin.key), str):
         return f"the columns that the network takes are named by data.inputs: [{shown(column)}]"
     return f"it belongs to {' or '.join(map(repr, places))}" if places else fault.hint
+
+
+def _is_from_variable(root: Written, key: str) -> bool:
+    """Tell whether the text at a key contained environment variables."""
+    return any(dotted(place) == key for place, *_ in references(root))
 
 
 def _value_at(root: Written, key: str) -> Any:

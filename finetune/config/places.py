@@ -7,7 +7,7 @@ it, so that its paths work from anywhere. A path given by `-o` starts at the cur
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from finetune.config.file_patterns import files_of_pattern
 from finetune.config.marks import is_marked, names_of_marked
 from finetune.config.secrets import escaped
 from finetune.config.written import Written, dotted, replaced_at, scalars
-from finetune.errors import Key
+from finetune.errors import Key, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,16 @@ def find_places(root: Written, config: type[Node]) -> tuple[Written, tuple[Place
                 raw = written.raw or escaped(text)
                 root = replaced_at(root, key, replace(written, value=value, raw=raw))
     return root, tuple(places)
+
+
+def empty_places(root: Written, config: type[Node]) -> Iterator[Problem]:
+    """Yield a problem for each path that is empty: it would be the current folder."""
+    names = names_of_marked(PLACE, Node)
+    for key, written in scalars(root):
+        if written.value == "" and key[-1] in names and is_marked(PLACE, config, key, root):
+            said = repr(written.raw or "")
+            hint = None if written.raw is None else "the variable is set, and empty"
+            yield Problem(written.origin(key), f"needs a path, got {said}", hint)
 
 
 def named_folder(root: Written) -> Path | None:

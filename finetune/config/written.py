@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,12 @@ def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
     """
     key = as_written(root, key)
     here, entry, found = root, None, list[str | int]()
-    for step in key:
+    for step, following in zip_longest(key, key[1:]):
         entry = here.entry(step)
+        # The tag of a selector is one of its own keys: `depth` in `{depth: -1, other: 2}`.
+        is_tag = entry is not None and not isinstance(entry.value, dict | list)
+        if is_tag and following is not None and here.entry(following) is not None:
+            continue
         if entry is not None:
             here = entry
             found.append(step)

@@ -79,6 +79,7 @@ def build_optimizer(
         members = [(name, parameters[name]) for name in group.names]
         layout.append({"params": members} | ({} if group.decays else {"weight_decay": 0.0}))
     kind = getattr(torch.optim, config.type)
+    _refuse_other_lengths(kind, config.arguments)
     try:
         optimizer: Optimizer = kind(layout, lr=config.lr, **_tuples(config.arguments))
     # torch's optimizers check arguments as they are built, and raise any of these.
@@ -188,6 +189,22 @@ def _common_prefix(names: Sequence[str]) -> str:
             break
         shared.append(segments[0])
     return ".".join(shared)
+
+
+def _refuse_other_lengths(kind: type[Optimizer], arguments: Mapping[str, Any]) -> None:
+    """Raise where a list such as `betas` is longer or shorter than torch's own default.
+
+    torch takes it, and fails at an index or in the first step.
+    """
+    known = inspect.signature(kind).parameters
+    for name, value in arguments.items():
+        usual = known[name].default if name in known else None
+        if isinstance(usual, tuple) and isinstance(value, list) and len(value) != len(usual):
+            raise ModelError(
+                f"needs {len(usual)} numbers, got {value!r}",
+                hint=f"{name}: {[*usual]} is the default",
+                key=("optimizer", name),
+            )
 
 
 def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:

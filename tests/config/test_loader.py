@@ -607,3 +607,13 @@ def test_both_names_of_a_key_in_one_file_are_an_error(tmp_path):
     path.write_text(OLD_NAMED + "cache: auto\n")
     with pytest.raises(ConfigError, match=r"7: prefix: 'prefix' is the old name of 'cache'"):
         load_config(path)
+
+
+@pytest.mark.parametrize("selector", ["{depth: -1, of: 1}", "{kind: norm, of: 1}"])
+def test_a_second_key_of_a_selector_is_the_one_that_is_unknown(write, good, selector):
+    text = good.replace("freeze: [encoder, {kind: bias}]", f"freeze: [encoder, {selector}]")
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    (problem,) = caught.value.problems
+    assert problem.origin.key == "freeze.1.of"
+    assert problem.message == "unknown key"

@@ -179,8 +179,10 @@ def test_a_secret_is_not_told_in_a_complaint(write, good, monkeypatch):
     text = text.replace("epochs: 10", "epochs: '${env:LONG_TOKEN}'")
     told = problems(write(text))
     assert told == [
-        "run.yaml:13: optimizer.lr: needs a number, got '${env:HUB_TOKEN}'",
-        "run.yaml:15: train.epochs: needs a whole number, got '${env:LONG_TOKEN}'",
+        "run.yaml:13: optimizer.lr: needs a number, got '${env:HUB_TOKEN}'\n"
+        "    a variable is text: -o optimizer.lr=... gives a number",
+        "run.yaml:15: train.epochs: needs a whole number, got '${env:LONG_TOKEN}'\n"
+        "    a variable is text: -o train.epochs=... gives a number",
     ]
 
 
@@ -234,3 +236,12 @@ def test_a_saved_config_can_be_looked_at_without_its_secrets(with_args, write, m
     monkeypatch.delenv("HUB_TOKEN")
     seen = load_saved(write(dump_config(config), "config.yaml"))
     assert as_plain(seen) == as_plain(config)
+
+
+def test_an_empty_path_is_not_the_current_folder(write, good, monkeypatch):
+    monkeypatch.setenv("DATA", "")
+    said = "run.yaml:9: data.source.path: needs a path, got"
+    assert problems(write(good.replace("path: texts", "path: '${env:DATA}'"))) == [
+        f"{said} '${{env:DATA}}'\n    the variable is set, and empty"
+    ]
+    assert problems(write(good.replace("path: texts", "path: ''"))) == [f"{said} ''"]

@@ -72,6 +72,17 @@ def test_arguments_reach_the_optimizer_with_lists_as_tuples():
     assert optimizer.defaults["lr"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("kind", "argument", "value"),
+    [("Adam", "betas", [0.9]), ("Adam", "betas", [0.9, 0.99, 0.9]), ("Rprop", "step_sizes", [])],
+)
+def test_a_list_of_another_length_than_torch_wants_names_its_key(kind, argument, value):
+    config = OptimizerConfig.model_validate({"type": kind, "lr": 0.1, argument: value})
+    with pytest.raises(ModelError, match="needs 2 numbers") as error:
+        build_optimizer(config, [], {})
+    assert error.value.key == ("optimizer", argument)
+
+
 def test_a_value_the_optimizer_refuses_is_told_in_one_line():
     with pytest.raises(ModelError, match="AdamW refuses: Invalid weight_decay"):
         make({"type": "AdamW", "lr": 0.1, "weight_decay": -1.0}, make_net())
