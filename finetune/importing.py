@@ -116,20 +116,30 @@ def call_trusted(path: str, args: Mapping[str, Any], trust: Collection[str], *, 
 
 
 def code_of(trust: Collection[str]) -> str:
-    """Return a hash of the source of all trusted packages; it changes when a file of them does.
+    """Return a hash of the source of all trusted packages; it changes when a file of them does."""
+    code = repr(sorted(code_by_package(trust).items()))
+    return blake2b(code.encode(), digest_size=16).hexdigest()
 
-    All `.py` and `.so` files of a package count, since a function may call any of them.
+
+def code_by_package(trust: Collection[str]) -> dict[str, str]:
+    """Return a hash of the source of each trusted package that is found, by its name.
+
+    All `.py` and `.so` files of a package count, since a function may call any of them. Where the
+    package lies does not.
     """
-    digest = blake2b(digest_size=16)
     packages = sorted({name.partition(".")[0] for name in trust})
     with _found_beside_the_config(check_trust(trust)):
-        files = {package: _files_of(package) for package in packages}
-    for package in packages:
-        for file in files[package]:
-            with suppress(OSError):
-                name = f"{package}\0{file.parent.name}\0{file.name}\0"
-                digest.update(name.encode("utf-8", "surrogatepass"))
-                digest.update(blake2b(file.read_bytes()).digest())
+        found = {package: _files_of(package) for package in packages}
+    return {package: _hash_of(files) for package, files in found.items() if files}
+
+
+def _hash_of(files: Mapping[str, Path]) -> str:
+    """Return a hash of files under their names."""
+    digest = blake2b(digest_size=16)
+    for name, file in files.items():
+        with suppress(OSError):
+            digest.update(f"{name}\0".encode("utf-8", "surrogatepass"))
+            digest.update(blake2b(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -158,19 +168,24 @@ def package_path(text: str, *, key: Key) -> Path:
     return path
 
 
-def _files_of(package: str) -> list[Path]:
-    """Return the paths of the source files of a package; none if it is not found."""
+def _files_of(package: str) -> dict[str, Path]:
+    """Return the source files of a package by their path in it; none if it is not found."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        return []
+        return {}
     if not spec.submodule_search_locations:
-        return [Path(spec.origin)] if spec.origin else []
+        return {Path(spec.origin).name: Path(spec.origin)} if spec.origin else {}
     folders = map(Path, spec.submodule_search_locations)
-    files = (file for folder in folders for file in folder.rglob("*"))
-    return sorted(file for file in files if file.suffix in (".py", ".so"))
+    files = {
+        file.relative_to(folder).as_posix(): file
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.suffix in (".py", ".so")
+    }
+    return dict(sorted(files.items()))
 
 
 def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:

@@ -60,6 +60,8 @@ class Progress:
     """Digest of the training samples in their order; None in checkpoints that did not keep it."""
     validation: str | None = None
     """Digest of the validation samples that its figures are of; None if it was not kept."""
+    code: dict[str, str] = field(default_factory=dict)
+    """Hash of the code of each trusted package, by name, as the last steps were trained."""
     epoch_steps: int | None = None
     """Steps per epoch of these samples."""
     past_epochs: list[tuple[int, int]] = field(default_factory=list)

@@ -15,6 +15,7 @@ from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprints
 from finetune.freezing.rows import RowSlices
+from finetune.importing import code_by_package
 from finetune.optim.groups import Group, build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.runs.background import Worker
@@ -269,6 +270,8 @@ def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Tim
     identity = parts.data.identity
     digest, validation = identity.training_digest, identity.validation_digest
     epoch_steps = steps_of_epoch(order.count, parts.training)
+    code = code_by_package(config.trust)
+    begins = Progress(data=digest, validation=validation, code=code, epoch_steps=epoch_steps)
     return Timeline(
         plan=parts.plan,
         settings=parts.training,
@@ -276,8 +279,9 @@ def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Tim
         order=order,
         data=digest,
         validation=validation,
+        code=code,
         rates=Rates(config.schedule, groups),
-        progress=Progress(data=digest, validation=validation, epoch_steps=epoch_steps),
+        progress=begins,
     )
 
 

@@ -4,7 +4,7 @@ The phases come from a list that is known before step 0, or a policy makes them 
 Every other part asks the timeline for a phase, and does not know which of the two it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self, assert_never
 
@@ -14,6 +14,7 @@ from finetune.activations.estimate import Coming
 from finetune.config.train import Every, TrainConfig
 from finetune.data.batches import windows
 from finetune.data.parts.epoch_order import EpochOrder
+from finetune.errors import named
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Rates
 from finetune.runs.progress import Progress
@@ -35,6 +36,8 @@ class Timeline:
     """Digest of the training samples in their order."""
     validation: str = ""
     """Digest of the validation samples."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the code of each trusted package, by name."""
     rates: Rates
     progress: Progress = field(default_factory=Progress)
     total_steps: int = field(init=False)
@@ -225,7 +228,7 @@ class Timeline:
         return replace(self, progress=progress)
 
     def go_on_from(self, progress: Progress) -> list[str]:
-        """Continue from a saved progress; return lines for the user if its data was other data.
+        """Continue from a saved progress; return lines for the user if data or code was other.
 
         Other data has another order of samples, so the epoch that was begun is cut short. Figures
         of other validation samples are no mark for those to come.
@@ -238,6 +241,9 @@ class Timeline:
             rest = f": the rest of epoch {number + 1} is left out" if done else ""
             begins = number + 1 + (done > 0)
             lines.append(f"goes on at the start of epoch {begins} with other data{rest}")
+        if changed := other_code(progress.code, self.code):
+            lines.append(f"goes on with changed code of {named(changed)}")
+        progress.code = {**progress.code, **self.code}
         progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
         self.progress = progress
         # Epochs of other lengths lie behind it, so the run ends at another step.
@@ -275,6 +281,11 @@ class Timeline:
             return self.progress.step % every.steps == 0
         epoch, done = self.epochs.place(self.progress.step)
         return done == 0 and epoch % (every.epochs or 1) == 0
+
+
+def other_code(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of packages whose code is not what it was, as far as both are known."""
+    return [package for package in now if then.get(package, now[package]) != now[package]]
 
 
 def interval_of(every: Every, steps_per_epoch: int) -> int:

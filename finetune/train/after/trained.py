@@ -14,9 +14,10 @@ from finetune.data.identify.parts_alike import unlike_training
 from finetune.data.loading.skipped import note_on_skipped
 from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError, named
+from finetune.importing import code_by_package
 from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
-from finetune.runs.checkpoint_folder import step_of
+from finetune.runs.checkpoint_folder import read_progress, step_of
 from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.saved_runs import saved_config
@@ -40,6 +41,7 @@ from finetune.train.checkpoints.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.fitted_on_validation import take_fitted
+from finetune.train.timeline import other_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ def load_run(
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
         notes = take_fitted(task, folder, step_of(chosen) or 0)
+        notes = (*notes, *_notes_on_code(config, chosen))
         inference = Inference.of(config, model.eval(), specs, device)
     return TrainedRun(
         config,
@@ -133,6 +136,14 @@ def load_run(
         inference,
         (*notes_on_inference(config), *notes),
     )
+
+
+def _notes_on_code(config: RunConfig, checkpoint: Path) -> tuple[str, ...]:
+    """Return a note if code that the config imports has changed since the run."""
+    changed = other_code(read_progress(checkpoint).code, code_by_package(config.trust))
+    if not changed:
+        return ()
+    return (f"the code of {named(changed)} has changed since the run: outputs may be others",)
 
 
 @dataclass(frozen=True, slots=True)
