@@ -28,6 +28,7 @@ from finetune.data.steps.pipeline import Outcome, run_steps
 from finetune.data.steps.sample_steps import (
     SampleSteps,
     kept_by_run,
+    notes_on_scales,
     notes_on_texts,
     plan_sample_steps,
     with_ignored_borders,
@@ -326,6 +327,7 @@ def _notes_on_steps(
     """
     left_out = [] if may_differ else steps.left_out
     return [
+        *notes_on_scales(steps),
         *notes_on_figures(steps.train, num_fitted_on),
         *notes_on_met(steps.train, steps.other),
         *note_on_other_shapes(train, table, steps.other, left_out, row=train.first_row),

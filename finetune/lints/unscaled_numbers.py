@@ -13,7 +13,12 @@ from finetune.config.model import AffineLayer, Layer
 from finetune.config.run import RunConfig
 from finetune.config.source_keys import ArraysSource
 from finetune.config.task_list_keys import AnyTask, TaskList
-from finetune.config.transform_keys import ImportTransform, StackTransform
+from finetune.config.transform_keys import (
+    ImportTransform,
+    StackTransform,
+    Transform,
+    VisionTransform,
+)
 from finetune.data.batches import Batch, Samples
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
@@ -23,6 +28,8 @@ _LOOKED_AT = 1000
 """Number of samples whose numbers are measured."""
 _ARRAYS_LOOKED_AT = 64
 """Number of arrays, such as images, whose numbers are measured."""
+_FILES_LOOKED_AT = 8
+"""Number of image files whose numbers are measured."""
 _FAR = 100
 """A mean or deviation beyond this is told. New layers give numbers around 1."""
 _SENSITIVE = frozenset({"Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "RNN", "LSTM", "GRU"})
@@ -98,25 +105,45 @@ def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
 def _of_arrays(config: RunConfig, samples: Samples, names: Iterable[str]) -> Iterator[Lint]:
     """Yield a note on each column of arrays, such as images, of numbers far from 1.
 
-    Those of files need none: their pixels are 0..1 whatever the file holds.
+    Those of files need none: their pixels are 0..1 whatever the file holds, unless a step keeps
+    them from 0 to 255.
     """
-    if not isinstance(config.data.source, ArraysSource):
+    is_kept = any(map(_keeps_size, config.data.transforms or ()))
+    if not is_kept and not isinstance(config.data.source, ArraysSource):
         return
-    batch = samples.fetch(torch.arange(min(len(samples), _ARRAYS_LOOKED_AT)))
+    # Files take some time to decode, and are alike in what is asked here.
+    most = _FILES_LOOKED_AT if is_kept else _ARRAYS_LOOKED_AT
+    batch = samples.fetch(torch.arange(min(len(samples), most)))
     for name in names:
         values = batch.inputs[name]
         if values.ndim < 3 or values.dtype == torch.bool:
             continue
         mean, deviation = values.double().mean().item(), values.double().std().item()
-        if max(abs(mean), deviation) > _FAR:
-            yield Lint(
-                ("data", "source"),
-                f"column {name!r}: numbers are far from 1 (mean {mean:,.4g}, standard deviation "
-                f"{deviation:,.4g}) and nothing scales them, which makes learning slow or unstable",
-                f"columns: {{{name}: {{dtype: uint8}}}} of the source reads 0..255 as 0..1; "
-                f"data.transforms: [{{type: Normalize, mean: [{mean:.4g}], std: "
-                f"[{deviation:.4g}]}}] scales any",
-            )
+        if max(abs(mean), deviation) <= _FAR:
+            continue
+        size = f"(mean {mean:,.4g}, standard deviation {deviation:,.4g})"
+        cause, key = "nothing scales them", ("data", "source")
+        hint = (
+            f"columns: {{{name}: {{dtype: uint8}}}} of the source reads 0..255 as 0..1; "
+            f"data.transforms: [{{type: Normalize, mean: [{mean:.4g}], std: "
+            f"[{deviation:.4g}]}}] scales any"
+        )
+        if is_kept:
+            cause, key = "ToDtype leaves bytes from 0 to 255", ("data", "transforms")
+            hint = "{type: ToDtype, dtype: float32, scale: true} brings them to 0..1"
+        yield Lint(
+            key,
+            f"column {name!r}: numbers are far from 1 {size} and {cause}, which makes learning "
+            "slow or unstable",
+            hint,
+        )
+
+
+def _keeps_size(node: Transform) -> bool:
+    """Tell whether a step makes floats of bytes and leaves them from 0 to 255."""
+    if not isinstance(node, VisionTransform) or node.type != "ToDtype":
+        return False
+    return not node.arguments.get("scale", False)
 
 
 class _Learnt(NamedTuple):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.cli.plans import preview
 from finetune.config.loader import load_config
@@ -122,6 +123,49 @@ def test_arrays_of_images_that_nothing_scales_are_told(
     told = [lint for lint in preview(config).lints if "far from 1" in lint.message]
     assert len(told) == is_told
     assert all("dtype: uint8" in lint.hint for lint in told)
+
+
+FLOATS = {"type": "ToDtype", "dtype": "float32"}
+NORMALIZE = {"type": "Normalize", "mean": [0.5], "std": [0.2]}
+
+
+@pytest.fixture
+def of_images(tmp_path, small_config):
+    """Return what `plan` tells of grey image files with some transforms."""
+    for number in range(8):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 6), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / "ab"[number % 2] / f"{number}.png")
+
+    def told(**data):
+        source = {"type": "imagefolder", "path": str(tmp_path / "images")}
+        task = {"type": "classification"}
+        layers = [{"type": "Flatten"}, {"type": "Linear", "out_features": "classes"}]
+        data = {"source": source, "split": {"validation": 0.25}} | data
+        plan = preview(small_config(model={"layers": layers}, data=data, task=task))
+        return [lint.message for lint in plan.lints], plan.parts.data.notes
+
+    return told
+
+
+def test_pixels_that_a_step_leaves_from_0_to_255_are_told(of_images):
+    [lint], _ = of_images(transforms=[FLOATS, NORMALIZE])
+    assert lint.startswith("column 'image': numbers are far from 1 (mean 6")
+    assert "ToDtype leaves bytes from 0 to 255" in lint
+    assert of_images(transforms=[FLOATS | {"scale": True}, NORMALIZE]) == ([], ())
+    # Figures of the bytes themselves are right.
+    assert of_images(transforms=[FLOATS, NORMALIZE | {"mean": [127], "std": [70]}]) == ([], ())
+
+
+def test_an_evaluation_that_scales_otherwise_is_told(of_images):
+    scaled = FLOATS | {"scale": True}
+    steps = {"transforms": [scaled, {"type": "RandomHorizontalFlip"}, NORMALIZE]}
+    assert of_images(**steps, evaluation_transforms=[scaled, NORMALIZE]) == ([], ())
+    _, [note] = of_images(**steps, evaluation_transforms=[scaled])
+    assert note.startswith(
+        "column 'image': training has Normalize (mean 0.5, std 0.2), evaluation and prediction "
+        "have no step that scales it"
+    )
 
 
 @pytest.mark.parametrize("channels", ["first", "last"])

@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from finetune.config.data import DataConfig
+from finetune.config.fitted_keys import StandardizeTransform
 from finetune.config.transform_keys import Mix, Transform, VisionTransform
 from finetune.data.samples import Prepared
 from finetune.data.steps.cut_texts import CutTexts
@@ -96,6 +97,40 @@ def _counting(step: Step) -> Step:
         case FittedStep():
             return step.with_figures(step.learnt)
     return step
+
+
+def notes_on_scales(steps: SampleSteps) -> list[str]:
+    """Return a note on each column that evaluation scales otherwise than training; or nothing."""
+    there, here = _scales(steps.train), _scales(steps.other)
+    return [
+        f"column {name!r}: training has {_named(there.get(name))}, evaluation and prediction have "
+        f"{_named(here.get(name))}, so the network gets numbers of another size; steps that scale "
+        "belong in data.evaluation_transforms, too"
+        for name in dict.fromkeys((*there, *here))
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _scales(plan: Sequence[PlannedStep]) -> dict[str, list[str]]:
+    """Return the steps that scale each column, as text."""
+    found: dict[str, list[str]] = {}
+    for step in (each.step for each in plan):
+        match step:
+            case Vision(name="Normalize", transform=transform):
+                told = f"Normalize (mean {_short(transform.mean)}, std {_short(transform.std)})"
+                found.setdefault(step.column, []).append(told)
+            case FittedStep(node=StandardizeTransform()):
+                for name in step.columns:
+                    found.setdefault(name, []).append("standardize")
+    return found
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers[:3])
+
+
+def _named(steps: Sequence[str] | None) -> str:
+    return ", then ".join(steps) if steps else "no step that scales it"
 
 
 def notes_on_texts(*plans: Sequence[PlannedStep]) -> list[str]:
