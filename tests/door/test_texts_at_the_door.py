@@ -265,6 +265,17 @@ def test_only_pairs_of_two_empty_texts_have_no_token(config):
     assert note == "1 of 3 pairs of 'a', 'b' have no token: they are empty, or blank"
 
 
+def test_many_unknown_tokens_are_told(config):
+    made = config({"text": ["GOOD film", "bad FILM", "THE good", "the"]}, transforms=[TOKENIZE])
+    (note,) = open_samples(made).notes
+    assert note == (
+        "42.9% of the tokens of 4 texts of 'text' are unknown to the tokenizer, to which all of "
+        "them are alike: is it for this language, and for letters of this case?"
+    )
+    some = config({"text": ["good bad film the yes no Anna"] * 4}, transforms=[TOKENIZE])
+    assert open_samples(some).notes == ()
+
+
 def test_texts_that_fit_are_not_told(config):
     made = config({"text": ["yes " * 6, "no"]}, transforms=[TOKENIZE | {"max_length": 8}])
     assert open_samples(made).notes == ()

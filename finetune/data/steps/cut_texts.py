@@ -1,4 +1,4 @@
-"""Count the texts, and their tokens, that a tokenizer cuts off, and texts without any."""
+"""Count what texts lose as they become tokens: those cut off, unknown ones, texts without any."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from finetune.errors import named
+
+_MANY = 0.2
+"""Share of unknown tokens from which on a note is given: names and signs are fewer."""
 
 
 @dataclass(slots=True)
@@ -23,14 +26,19 @@ class CutTexts:
     drawn_from: int = 0
     """Texts of which those were drawn that are counted; 0 if all are counted."""
     num_empty: int = 0
+    of_texts: int = 0
+    """Tokens kept, without those that every text gets."""
+    unknown: int = 0
+    """Of these, tokens that stand for what the tokenizer does not know."""
 
-    def add(self, lengths: Tensor, cut: Tensor, of_no_text: int) -> None:
+    def add(self, lengths: Tensor, cut: Tensor, of_no_text: int, unknown: int) -> None:
         """Add some texts to the count.
 
         Args:
             lengths: Tokens kept of each text, (N,).
             cut: Tokens cut off each text, (N,).
             of_no_text: Tokens that every text gets, such as those of its beginning and end.
+            unknown: Kept tokens of all texts that stand for something unknown.
         """
         if len(lengths) == 0:
             return
@@ -41,9 +49,11 @@ class CutTexts:
         self.tokens_cut += int(cut.sum())
         self.longest = max(self.longest, int(whole.max()))
         self.num_empty += int((whole <= of_no_text).sum())
+        self.of_texts += int((lengths - of_no_text).clamp(min=0).sum())
+        self.unknown += unknown
 
     def notes(self, columns: Sequence[str], max_length: int) -> list[str]:
-        """Return a line on what was cut, and one on texts without a token, if there are any."""
+        """Return lines on what was cut, on texts without a token, and on many unknown tokens."""
         what = "pairs" if len(columns) > 1 else "texts"
         drawn = f", drawn from {self.drawn_from:,}," if self.drawn_from else ""
         among = f"of {self.num_texts:,} {what}{drawn} of {named(columns)}"
@@ -54,8 +64,17 @@ class CutTexts:
             "data.transforms says how many are kept"
         )
         on_empty = f"{self.num_empty:,} {among} have no token: they are empty, or blank"
-        found = ((self.num_cut, on_cut), (self.num_empty, on_empty))
-        return [line for count, line in found if count]
+        share = self.unknown / max(1, self.of_texts)
+        on_unknown = (
+            f"{share:.1%} of the tokens {among} are unknown to the tokenizer, to which all of them "
+            "are alike: is it for this language, and for letters of this case?"
+        )
+        found = (
+            (self.num_cut > 0, on_cut),
+            (self.num_empty > 0, on_empty),
+            (share >= _MANY, on_unknown),
+        )
+        return [line for is_so, line in found if is_so]
 
 
 def tokens_cut(encodings: Sequence[Any], lengths: Sequence[int], max_length: int) -> list[int]:

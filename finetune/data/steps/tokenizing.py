@@ -26,7 +26,14 @@ from finetune.data.samples import (
     replaced,
 )
 from finetune.data.steps.cut_texts import CutTexts, tokens_cut
-from finetune.data.steps.tokens import CUT, Encoded, Tokenizing, TokenStore, tokenizer_facts
+from finetune.data.steps.tokens import (
+    CUT,
+    Encoded,
+    Sequences,
+    Tokenizing,
+    TokenStore,
+    tokenizer_facts,
+)
 from finetune.data.table import Listed, Numbers
 from finetune.data.targets.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
@@ -171,7 +178,8 @@ class Tokenize:
         if found is None:
             return None
         # The last of them, since the first may be `CUT`, with one number for each text.
-        self._count(next(reversed(found.values())).lengths, found.pop(CUT).values)
+        cut = found.pop(CUT).values
+        self._count(next(reversed(found.values())).lengths, cut, found.get("input_ids"))
         return {
             name: Ragged.flat(*tokens, pad=self._pad(name), length=self._length)
             for name, tokens in found.items()
@@ -193,7 +201,7 @@ class Tokenize:
         encoded = dict(self._encode(texts))
         cut = torch.tensor(encoded.pop(CUT, [0] * len(texts)))
         made = self._ragged(encoded)
-        self._count(next(iter(made.values())).lengths, cut)
+        self._count(next(iter(made.values())).lengths, cut, made.get("input_ids"))
         return made
 
     def _ragged(self, encoded: Encoded) -> dict[str, Ragged]:
@@ -203,10 +211,16 @@ class Tokenize:
             for name, ids in encoded.items()
         }
 
-    def _count(self, lengths: Tensor, cut: Tensor) -> None:
-        """Add texts to the count of what was cut."""
+    def _count(self, lengths: Tensor, cut: Tensor, ids: Ragged | Sequences | None) -> None:
+        """Add texts to the count of what was cut, and what is unknown."""
         of_no_text = self.tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1)
-        self.cut.add(lengths, cut, of_no_text)
+        sign = self.tokenizer.unk_token_id
+        # Tokenizers of bytes know everything, and name a token of another meaning.
+        others = {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}
+        unknown = 0
+        if ids is not None and sign is not None and sign not in others:
+            unknown = int((ids.values == sign).sum())
+        self.cut.add(lengths, cut, of_no_text, unknown)
 
     @property
     def _length(self) -> int | None:
