@@ -178,6 +178,17 @@ def test_a_line_of_names_among_the_rows_is_refused_and_passed_over_in_prediction
     assert predicted(path).columns["text"] == ["good", "text"]
 
 
+def test_texts_in_utf_8_that_are_read_in_another_encoding_are_told(tmp_path):
+    path, table = tmp_path / "x.csv", "text,label\ncafé,a\nbad,b\n"
+    path.write_text(table, encoding="utf-8")
+    texts, [note] = trained(path, encoding="latin-1")
+    assert texts[0] == "cafÃ©"
+    told = "1 of 2 texts of 'text' are valid UTF-8 and read as latin-1, such as row 1 of "
+    assert note.startswith(f"{told}{path}; encoding: utf-8")
+    path.write_text(table, encoding="latin-1")
+    assert trained(path, encoding="latin-1") == (["café", "bad"], ())
+
+
 def test_line_breaks_in_honest_cells_stay_and_one_doubtful_row_is_told(tmp_path):
     (tmp_path / "x.csv").write_text('text,label\n"a\nb, c, d",x\n"e\n\nf",y\n')
     assert trained(tmp_path / "x.csv") == (["a\nb, c, d", "e\n\nf"], trained(tmp_path / "x.csv")[1])

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TextIO
 
 from finetune.config.data import DataConfig
 from finetune.data.column_kinds import Kind
-from finetune.data.incoming.incoming_part import Incoming, is_called_utf8, the_column, trained_on
+from finetune.data.incoming.incoming_part import Incoming, the_column, trained_on
 from finetune.data.incoming.incoming_rows import as_files, rows_of
 from finetune.data.readers.any_form import (
     KNOWN_FORMS,
@@ -19,6 +19,7 @@ from finetune.data.readers.any_form import (
 )
 from finetune.data.readers.chunks import Reading, shown_names, wrong_bytes
 from finetune.data.readers.documents import json_object
+from finetune.data.readers.encodings import is_called_utf8
 from finetune.data.readers.forms import content_of_bytes, decodes, head_of, text_of, unpacked
 from finetune.data.readers.kept_stream import kept
 from finetune.data.readers.row_places import Places

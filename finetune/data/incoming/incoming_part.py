@@ -1,6 +1,5 @@
 """One part of the samples that are predicted: a table, plain files, or standard input."""
 
-import codecs
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
 from finetune.data.column_kinds import Kind
+from finetune.data.readers.encodings import really_utf8
 from finetune.data.readers.row_places import Places
 from finetune.errors import DataError, FinetuneError, named
 
@@ -73,14 +73,6 @@ def is_image_kind(kind: Kind | None) -> bool:
     return kind in ("image", "grey image")
 
 
-def is_called_utf8(encoding: str) -> bool:
-    """Tell whether the name of an encoding means UTF-8."""
-    try:
-        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-    except LookupError:  # told where the text is read
-        return False
-
-
 def notes_on_encoding(part: Incoming, columns: Collection[str], encoding: str) -> tuple[str, ...]:
     """Return notes on texts that are UTF-8, and were read in another encoding.
 
@@ -89,26 +81,12 @@ def notes_on_encoding(part: Incoming, columns: Collection[str], encoding: str) -
         columns: Columns that the network takes.
         encoding: The encoding of the training data, which new files are read in too.
     """
-    if is_called_utf8(encoding):
-        return ()
     notes = []
     for name in columns:
-        found = [at for at, cell in enumerate(part.columns[name]) if _is_utf8(cell, encoding)]
-        if found:
+        if found := really_utf8(part.columns[name], encoding):
             of, shown = len(part.names), part.names[found[0]]
             notes.append(
                 f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "
                 f"{encoding}, as the training data were, such as {shown}"
             )
     return tuple(notes)
-
-
-def _is_utf8(cell: object, encoding: str) -> bool:
-    """Tell whether a text that was read in `encoding` is also one in UTF-8, and another one."""
-    if not isinstance(cell, str) or cell.isascii():
-        return False
-    try:
-        # Letters beyond ASCII that are no UTF-8 are hardly ever valid in it by chance.
-        return cell.encode(encoding).decode("utf-8") != cell
-    except UnicodeError:
-        return False
