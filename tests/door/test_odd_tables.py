@@ -1,6 +1,7 @@
 """Tables as other programs leave them: signs for nothing, first lines, pointers, decimals."""
 
 import datetime
+import json
 from decimal import Decimal
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from finetune.config.data import DataConfig
 from finetune.data.cells import no_number
-from finetune.data.parts.odd_numbers import notes_on_numbers
+from finetune.data.parts.odd_numbers import notes_on_fractions, notes_on_numbers
 from finetune.data.readers.separated import separator_hint
 from finetune.data.table import Listed, Numbers
 
@@ -24,6 +26,8 @@ task: {type: classification}
 optimizer: {type: AdamW, lr: 0.01}
 train: {steps: 2, batch_size: 4}
 """
+SOURCE = {"source": {"type": "random"}}
+PLAIN = DataConfig.model_validate(SOURCE)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
@@ -45,7 +49,7 @@ def planned(tmp_path, monkeypatch, command_line):
 @pytest.mark.parametrize("sign", [-999, 9999])
 def test_a_number_that_reads_like_no_value_is_told(sign):
     values = torch.tensor([0.5, sign, 0.7, 0.1, sign, 0.9])
-    (note,) = notes_on_numbers({"u": Numbers(values)}, ["u"])
+    (note,) = notes_on_numbers({"u": Numbers(values)}, ["u"], PLAIN)
     assert f"column 'u' holds {sign} in 2 of 6 rows, all others are 0.1 to 0.9" in note
     assert f'missing: ["{sign}"]' in note
 
@@ -55,13 +59,29 @@ def test_a_number_that_reads_like_no_value_is_told(sign):
     [[-999, 0.5, 0.7], [-999.0, -500, 0, 800, -999], [0.5, 0.7], [1, 2, 3], [True, False], []],
 )
 def test_numbers_among_others_of_their_size_are_told_nothing_about(values):
-    assert notes_on_numbers({"u": Numbers(torch.tensor(values))}, ["u"]) == []
+    assert notes_on_numbers({"u": Numbers(torch.tensor(values))}, ["u"], PLAIN) == []
 
 
 def test_whole_numbers_that_float32_cannot_tell_apart_are_told():
     ids = torch.arange(10**12, 10**12 + 40)
-    (note,) = notes_on_numbers({"u": Numbers(ids)}, ["u"])
+    (note,) = notes_on_numbers({"u": Numbers(ids)}, ["u"], PLAIN)
     assert "column 'u': 40 different numbers become 1 in float32" in note
+    steps = [{"type": "standardize", "columns": ["u"]}]
+    scaled = DataConfig.model_validate({"transforms": steps, **SOURCE})
+    # In doubles, before they are rounded.
+    assert notes_on_numbers({"u": Numbers(ids)}, ["u"], scaled) == []
+
+
+def test_numbers_with_fractions_that_float32_cannot_tell_apart_are_told(planned, tmp_path):
+    rows = [{"u": 1.7e9 + n / 4, "v": n, "label": "ab"[n % 2]} for n in range(40)]
+    lines = [rows[0], *(row.values() for row in rows)]
+    (tmp_path / "t.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    for form in ("csv", "json"):
+        found = planned(f"t.{form}", form)
+        assert "column 'u': 40 different numbers become 1 in float32" in found.out + found.err
+    # Digits beyond those of float32 do no harm as long as they tell no numbers apart.
+    assert notes_on_fractions("u", Listed([str(n / 7) for n in range(40)], "cells")) == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Read sources into the columns in use, before targets are encoded and rows are split."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import NamedTuple
 
 from finetune.config.data import DataConfig
@@ -24,13 +23,13 @@ from finetune.data.identify.identified_files import all_identified
 from finetune.data.identify.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.identify.row_hashes import row_hashes
 from finetune.data.media.image_headers import read_alike
-from finetune.data.parts.odd_numbers import notes_on_numbers
+from finetune.data.parts.misread_texts import notes_on_encoding
+from finetune.data.parts.odd_numbers import notes_on_fractions, notes_on_numbers
 from finetune.data.parts.unfit_cells import refuse_gaps_in, refuse_unfit_cells
 from finetune.data.readers.chunks import refuse_absent
-from finetune.data.readers.encodings import really_utf8
 from finetune.data.sources.open_source import open_source, sources_of
 from finetune.data.sources.unlike_files import notes_on_unlike_files
-from finetune.data.table import Column, Listed, Table
+from finetune.data.table import Column, Table
 from finetune.data.targets.answers import joined_answers, with_contexts
 from finetune.data.targets.joined import join_targets
 from finetune.data.targets.labels import LabelRules
@@ -47,9 +46,6 @@ from finetune.data.targets.loss_columns import (
 from finetune.data.targets.words import with_words
 from finetune.errors import DataError, Faults
 from finetune.models.preprocessing import Preprocessing
-
-_LOOKED_AT = 10_000
-"""Number of texts of a column that are looked at for their encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +116,7 @@ def read_data(
         DataError: a source or a column is not what the config says.
     """
     config, tables, rules, inputs, target = find_columns(config, task, trust, files, tuple(head))
+    on_fractions = {n: notes_on_fractions(n, tables["train"].columns[n]) for n in inputs}
     tables = _settled(config, tables, task, inputs, target)
     if task.learns == "tags":
         tables = with_words(tables, inputs, tokenized_columns(config))
@@ -139,29 +136,13 @@ def read_data(
         for part, table in tables.items()
         for note in notes_on_unlike_files(table, sorted(may_be_numbers), read[part])
     )
-    on_numbers = notes_on_numbers(read["train"], inputs)
-    on_encoding = _notes_on_encoding(config, tables)
+    on_numbers = notes_on_numbers(read["train"], inputs, config, on_fractions)
+    on_encoding = notes_on_encoding(config, tables)
     notes = (*of_tables, *on_encoding, *on_files, *on_cells, *on_numbers)
     hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
-
-
-def _notes_on_encoding(config: DataConfig, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Yield a note for each column with texts that are UTF-8 and were read in another encoding."""
-    for part, (source, _) in sources_of(config).items():
-        encoding = getattr(source, "encoding", "utf-8")
-        for name, column in tables[part].columns.items():
-            cells = column.values if isinstance(column, Listed) else ()
-            if found := really_utf8(islice(cells, _LOOKED_AT), encoding):
-                of = min(len(cells), _LOOKED_AT)
-                first = tables[part].place(found[0])
-                yield (
-                    f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "
-                    f"{encoding}, such as {first}; encoding: utf-8, beside the path, reads them as "
-                    "they are"
-                )
 
 
 class FoundColumns(NamedTuple):

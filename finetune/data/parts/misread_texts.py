@@ -1,0 +1,28 @@
+"""Note on texts of a run's data that were read in another encoding than theirs."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from finetune.config.data import DataConfig
+from finetune.data.readers.encodings import really_utf8
+from finetune.data.sources.open_source import sources_of
+from finetune.data.table import Listed, Table
+
+_LOOKED_AT = 10_000
+"""Number of texts of a column that are looked at."""
+
+
+def notes_on_encoding(config: DataConfig, tables: Mapping[str, Table]) -> Iterator[str]:
+    """Yield a note for each column with texts that are UTF-8 and were read in another encoding."""
+    for part, (source, _) in sources_of(config).items():
+        encoding = getattr(source, "encoding", "utf-8")
+        for name, column in tables[part].columns.items():
+            cells = column.values if isinstance(column, Listed) else ()
+            if found := really_utf8(islice(cells, _LOOKED_AT), encoding):
+                of = min(len(cells), _LOOKED_AT)
+                first = tables[part].place(found[0])
+                yield (
+                    f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "
+                    f"{encoding}, such as {first}; encoding: utf-8, beside the path, reads them as "
+                    "they are"
+                )
