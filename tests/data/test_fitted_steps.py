@@ -155,6 +155,29 @@ def test_an_unknown_category_is_told_once_with_its_place(fed):
     ]
 
 
+def test_categories_that_differ_in_case_and_blanks_are_told(fed):
+    step = [{"type": "categories", "columns": ["x"]}]
+    made, _ = fed(table(["Rome", "rome", "Rome ", "Oslo"]), step, ["x"])
+    [note] = [note for note in made.notes if "case" in note]
+    assert note == (
+        "column 'x': 3 of 4 categories are equal to others but for case and blanks, such as "
+        "'Rome', 'Rome ', 'rome': each is one of its own"
+    )
+
+
+def test_new_numbers_in_another_unit_are_told(fed):
+    step = [{"type": "standardize", "columns": ["x"]}]
+    made, config = fed(table([1.5, 2.5, 3.5, 4.5], held=[2.0]), step, ["x"])
+    assert not any("in one unit" in note for note in made.notes)
+    _, told = predicted(made, config, x=[1500.0, 2.5, 4500.0])
+    assert told == [
+        "column 'x': 2 of 3 numbers are more than 10 standard deviations from those of training "
+        "(mean 3, deviation 1.118): are both in one unit, and scaled alike?"
+    ]
+    # One far from the others is an outlier.
+    assert predicted(made, config, x=[2.5, 4500.0])[1] == []
+
+
 def test_positions_leave_0_for_unknown_and_tell_how_many_there_are(fed):
     rows = table(["red", "blue", "red"], held=["green"])
     made, _ = fed(rows, [{"type": "categories", "columns": ["x"], "as": "index"}], ["x"])

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from finetune.data.short_values import in_short
-from finetune.data.steps.fitted_steps import FittedStep
+from finetune.data.steps.fitted_steps import FAR, FittedStep
 from finetune.data.steps.learnt import Figures, Filling, Known, Limits, Scale
 from finetune.data.steps.transforms import PlannedStep
+from finetune.data.targets.labels import folded
 from finetune.errors import named
 
+_COMPARED = 10_000
+"""Most categories whose spellings are compared."""
 _SHOWN = 6
 """Most columns, and most categories, that a line names."""
 
@@ -31,7 +34,7 @@ def notes_on_figures(steps: Sequence[PlannedStep], count: int | None) -> list[st
 
 
 def notes_on_met(*plans: Sequence[PlannedStep]) -> list[str]:
-    """Return lines on the empty and unknown cells that fitted steps met."""
+    """Return lines on empty, unknown and far cells that fitted steps met."""
     return [line for step in fitted_of(*plans) for line in _on_met(step)]
 
 
@@ -41,6 +44,8 @@ def _on_figures(step: FittedStep, count: int | None) -> list[str]:
     more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     since = "as the run began" if count is None else f"fitted on {count:,} training samples"
     lines = [f"{step.node.type}, {since}: {'; '.join(told[:_SHOWN])}{more}"]
+    for name, one in (step.figures or {}).items():
+        lines += _on_spelling(name, one) if isinstance(one, Known) else []
     constant = [n for n, one in (step.figures or {}).items() if _is_constant(one)]
     if constant:
         word = "column is" if len(constant) == 1 else "columns are"
@@ -48,8 +53,22 @@ def _on_figures(step: FittedStep, count: int | None) -> list[str]:
     return lines
 
 
+def _on_spelling(column: str, known: Known) -> list[str]:
+    """Return a line on categories that differ in case and blanks alone; or nothing."""
+    spellings: dict[str, list[str]] = {}
+    for name in known.names[:_COMPARED]:
+        spellings.setdefault(folded(name), []).append(name)
+    alike = [group for group in spellings.values() if len(group) > 1]
+    if not alike:
+        return []
+    return [
+        f"column {column!r}: {sum(map(len, alike)):,} of {len(known.names):,} categories are equal "
+        f"to others but for case and blanks, such as {named(alike[0])}: each is one of its own"
+    ]
+
+
 def _on_met(step: FittedStep) -> list[str]:
-    """Return lines on the empty and unknown cells that one step met, by column."""
+    """Return lines on empty and unknown cells, and numbers of another size, that one step met."""
     lines = []
     for name, met in step.met.items():
         if met.num_empty:
@@ -58,6 +77,14 @@ def _on_met(step: FittedStep) -> list[str]:
             lines.append(
                 f"column {name!r}: {met.num_empty:,} of {met.num_cells:,} {is_word} empty, filled "
                 f"{value}"
+            )
+        # A few of them are outliers; nearly all of them are something else.
+        if met.num_far * 2 > met.num_cells:
+            usual = _told((step.figures or {})[name])
+            lines.append(
+                f"column {name!r}: {met.num_far:,} of {met.num_cells:,} numbers are more than "
+                f"{FAR} standard deviations from those of training {usual}: are both in one unit, "
+                "and scaled alike?"
             )
         if met.num_unknown:
             code = "0" if step.learnt.makes_positions else "a vector of zeros"

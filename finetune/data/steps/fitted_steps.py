@@ -38,6 +38,9 @@ from finetune.errors import Faults, Key
 _MOST_ONE_HOT = 1000
 """Most categories of a one-hot column: each adds 4 bytes to every sample of a batch."""
 
+FAR = 10
+"""Deviations from the mean of training beyond which a number counts as far."""
+
 
 @dataclass(slots=True)
 class Met:
@@ -48,6 +51,8 @@ class Met:
     num_unknown: int = 0
     unknown: str = ""
     """The first unknown category, with its place."""
+    num_far: int = 0
+    """Numbers that are many deviations from the mean of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,9 @@ class FittedStep:
                 divisor = [one or 1.0 for one in deviation]
                 self._read.refuse_width(name, flat, mean)
                 flat = (flat - np.asarray(mean)) / np.asarray(divisor)
+                met, is_scaled = self.met.setdefault(name, Met()), np.asarray(deviation) > 0
+                met.num_cells += len(flat) * int(is_scaled.sum())
+                met.num_far += int((np.abs(flat[:, is_scaled]) > FAR).sum())
             case Limits(low=low, high=high):
                 for end in (low, high):
                     self._read.refuse_width(name, flat, end or (0.0,) * flat.shape[1])
