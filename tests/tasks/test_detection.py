@@ -291,6 +291,19 @@ def test_cells_hold_boxes_in_several_forms(detecting, tmp_path, value):
     assert is_left_out == any("left out" in note for note in data.facts.notes)
 
 
+def test_an_image_whose_boxes_are_in_several_rows_is_told(detecting, tmp_path):
+    data = cells(tmp_path, [GOOD])
+    path = tmp_path / "table.jsonl"
+    row = {"image": "one.png", "boxes": [GOOD | {"bbox": [1, 1, 3, 3]}]}
+    config = detecting(data=data)
+    assert not any("several rows" in note for note in open_samples(config).facts.notes)
+    path.write_text(path.read_text() + json.dumps(row))
+    [note] = [note for note in open_samples(config).facts.notes if "several rows" in note]
+    assert note.startswith(
+        f"1 image is in several rows with other boxes, such as in row 1 of {path} and row 5 of"
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -132,6 +132,8 @@ def labelled(
             )
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
+            if task.learns == "boxes":
+                notes += _on_divided_boxes(table, encoded.values, raw.hashes[part])
         # Of a source that is split later, the rows are those of all parts.
         whole = about if raw.config.split is None else "the data"
         listed = encode_listed(table, task, classes=by_target, part=whole, rules=raw.rules)
@@ -141,6 +143,24 @@ def labelled(
         )
     parts["train"] = replace(parts["train"], places=_places(raw))
     return parts, classes, notes
+
+
+def _on_divided_boxes(table: Table, boxes: object, hashes: RowHashes) -> list[str]:
+    """Return a note on images whose boxes lie in several rows, each a sample; or nothing."""
+    if not isinstance(boxes, Numbers):
+        return []
+    first = first_copies(hashes.inputs)
+    differs = (boxes.values != boxes.values[first]).flatten(1).any(1)
+    rows = differs.nonzero().flatten().tolist()
+    if not rows:
+        return []
+    places = f"{table.place(int(first[rows[0]]))} and {table.place(rows[0])}"
+    count = len({int(first[row]) for row in rows})
+    return [
+        f"{count:,} image{'s are' if count > 1 else ' is'} in several rows with other boxes, such "
+        f"as in {places}: each row teaches that there are no others, so one row holds all "
+        "boxes of its image"
+    ]
 
 
 def _places(raw: RawData) -> dict[str, list[str]]:
