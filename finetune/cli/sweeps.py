@@ -75,6 +75,7 @@ def _show(sweeping: "Sweeping", out: TextIO, *, as_json: bool) -> None:
     Raises:
         FinetuneError: no trial has ended well.
     """
+    from finetune.runs.run_record import note_on_samples, read_run
     from finetune.sweep.outcome import MOST_ON_A_PAGE, trial_records, write_best, write_report
 
     home = sweeping.home
@@ -82,13 +83,18 @@ def _show(sweeping: "Sweeping", out: TextIO, *, as_json: bool) -> None:
     best = records[0] if records and records[0].state == "done" else None
     config = None if best is None else write_best(sweeping.asked, best, home)
     page = write_report(records, home)
+    judged = [one.run for one in records if one.run is not None and one.state == "done"]
+    note = note_on_samples([read_run(run) for run in judged])
     if as_json:
         about = {"sweep": str(home), "metric": sweeping.judged.metric}
         about |= {"direction": sweeping.judged.direction}
         files = {"best": _text(config), "report": _text(page)}
-        tell_json({**about, **files, "trials": [_as_json(one) for one in records]}, out)
+        trials = [_as_json(one) for one in records]
+        tell_json({**about, **files, "note": note, "trials": trials}, out)
     else:
         _print_table(sweeping, records, out)
+    if note is not None:
+        tell(f"note: {note}", sys.stderr)
     num_here = sum(one.run is not None for one in records)
     if num_here > MOST_ON_A_PAGE:
         tell(f"note: the page shows the best {MOST_ON_A_PAGE} of {num_here} runs", sys.stderr)

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class SeedGroup:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the main figure over the runs that have it; None if none has."""
+        """Mean of the main figure over the runs that are done and have it; None if none has."""
         values = self._values()
         return fmean(values) if values else None
 
@@ -39,9 +40,10 @@ class SeedGroup:
         return stdev(values) if len(values) > 1 else None
 
     def _values(self) -> list[float]:
-        return [
-            run.value for run in self.runs if run.value is not None and math.isfinite(run.value)
-        ]
+        """Return the figures of the runs that are done, or of all while none is."""
+        # A run that was killed at its first evaluation says nothing about the others.
+        runs = [run for run in self.runs if run.status == "done"] or self.runs
+        return [run.value for run in runs if run.value is not None and math.isfinite(run.value)]
 
 
 def find_runs(folder: Path) -> list[RunRecord]:
@@ -113,10 +115,13 @@ def sorted_groups(
     if key is not None:
         _refuse_unknown(key, runs, "--sort")
     alike: dict[object, list[RunRecord]] = {}
+    copies = Counter[object]()
     for run in runs:
         # Without settings nothing is known: such a run is like no other.
         same = frozenset(run.settings.items()) if run.settings else run.path
-        alike.setdefault(same, []).append(run)
+        # A copy of a run, or the same run again, is no second seed: a group has each seed once.
+        copies[same, run.seed] += 1
+        alike.setdefault((same, copies[same, run.seed]), []).append(run)
     groups = [SeedGroup(tuple(sorted(each, key=lambda run: run.rank))) for each in alike.values()]
     groups.sort(key=lambda group: _place(group, key), reverse=reverse)
     return groups

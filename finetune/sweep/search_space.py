@@ -145,6 +145,7 @@ def _refused_keys(asked: AskedSweep) -> Iterator[Problem]:
             yield Problem(_place(config, key), f"{first!r} cannot be varied")
         elif masked("text", last) != "text":
             yield Problem(_place(config, key), "a secret cannot be varied: the study keeps values")
+        yield from _overruled(asked, key)
         kept = [_kept(one) for one in values] if isinstance(values, tuple) else []
         # For Python, and for Optuna, 1 and true are one value.
         twice = [one for at, one in enumerate(kept) if one in kept[:at]]
@@ -165,6 +166,22 @@ def _refused_keys(asked: AskedSweep) -> Iterator[Problem]:
             f"a value cannot come from the environment, got {reference.raw!r}",
             "the study keeps values where others can read them",
         )
+
+
+def _overruled(asked: AskedSweep, key: str) -> Iterator[Problem]:
+    """Yield a problem for each value that would take no effect beside a searched key."""
+    above = next((one for one in asked.sweep.search if key.startswith(f"{one}.")), None)
+    if above is not None:
+        yield Problem(
+            _place(asked.config, key),
+            f"lies below {above!r}, which is searched, too: one would overrule the other",
+            f"list whole values of {above!r}",
+        )
+    for override in asked.overrides:
+        name = override.partition("=")[0].strip()
+        if name == key or name.startswith(f"{key}."):
+            message = f"takes no effect: the sweep searches {key!r}"
+            yield Problem(Origin(None, None, name), message, "leave it out, or do not search it")
 
 
 def _about(config: RunConfig, key: str, value: Param, problem: Problem) -> Problem:

@@ -73,6 +73,23 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group_with_mean_and_spread(p
     assert other.spread is None
 
 
+def test_a_copy_of_a_run_is_no_second_seed(plant, tmp_path):
+    for name, seed, value in (("a", 0, 0.7), ("b", 1, 0.9), ("copy", 0, 0.7)):
+        plant(name, value, seed=seed)
+    seeds, copy = sorted_groups(find_runs(tmp_path / "runs"))
+    assert names([seeds, copy]) == [["b", "a"], ["copy"]]
+    assert seeds.mean == pytest.approx(0.8)
+
+
+def test_a_run_that_was_killed_does_not_count_for_the_mean_of_those_that_are_done(plant, tmp_path):
+    plant("a", 0.7, seed=0)
+    plant("b", 0.9, seed=1)
+    plant("killed", 0.1, seed=2, status=None)
+    (seeds,) = sorted_groups(find_runs(tmp_path / "runs"))
+    assert seeds.mean == pytest.approx(0.8)
+    assert len(seeds.runs) == 3
+
+
 @pytest.mark.parametrize(
     ("ended", "status"),
     [

@@ -119,6 +119,10 @@ def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_pa
         ({"search": {"train.drop_last": [1, True]}}, "train.drop_last: true is listed twice"),
         ({"search": {"name": ["a", "b"]}}, "'name' cannot be varied"),
         ({"search": {"data.source.token": ["a", "b"]}}, "a secret cannot be varied"),
+        (
+            {"search": {"optimizer.lr": [0.1, 0.2], "optimizer": [{"type": "SGD", "lr": 1.0}]}},
+            "sweep.search.optimizer.lr: lies below 'optimizer', which is searched, too",
+        ),
         ({"search": {"optimizer.lr": 3}}, "needs a range {low: ..., high: ...} or a list"),
         ({"search": {"seed": {"low": 4, "high": 9, "step": 2}}}, "is not a whole number of steps"),
         ({"sampler": "grid"}, "a grid needs a list of values or a 'step' for 'optimizer.lr'"),
@@ -142,6 +146,24 @@ def test_what_cannot_be_searched_is_refused_before_any_trial(
     assert said in outcome.err
     assert len(outcome.err.splitlines()) <= 2
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("searched", ["optimizer.lr", "optimizer"])
+def test_an_override_of_what_is_searched_is_refused(finetune, write, searched):
+    values = {"optimizer.lr": [0.1, 0.2], "optimizer": [{"type": "SGD", "lr": 0.1}]}
+    write(search={searched: values[searched]})
+    outcome = finetune("sweep", "c.yaml", "-o", "optimizer.lr=0.1")
+    assert outcome.code == 2
+    assert f"-o optimizer.lr: takes no effect: the sweep searches {searched!r}" in outcome.err
+
+
+@pytest.mark.slow
+def test_trials_that_were_validated_on_different_samples_are_told(finetune, write):
+    write(trials=2, sampler="grid", search={"data.split.validation": [0.2, 0.4]})
+    outcome = finetune("sweep", "c.yaml", "--json")
+    note = json.loads(outcome.out)["note"]
+    assert note.startswith("validated on different samples, so figures differ for that reason too")
+    assert f"note: {note}" in outcome.err
 
 
 @pytest.mark.parametrize(
