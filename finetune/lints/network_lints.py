@@ -39,11 +39,11 @@ def lints_of_network(
 ) -> tuple[Lint, ...]:
     """Return notes on a network that does not suit its task, its data or its freezing.
 
-    They are about: a squashing function before a loss on logits, outputs that are resized, a
-    layer that sees padding or other samples, a first token that sees no other token, targets that
-    no output can reach, blocks with shared weights where the config counts depth, a loss that
-    compares the samples of a pass without `whole_window = True`, and weights or state of a layer of
-    the user's own that are no parameters or buffers.
+    They are about: a layer whose output goes nowhere, a squashing function before a loss on logits,
+    outputs that are resized, a layer that sees padding or other samples, a first token that sees no
+    other token, targets that no output can reach, blocks with shared weights where the config
+    counts depth, a loss that compares the samples of a pass without `whole_window = True`, and
+    weights or state of a layer of the user's own that are no parameters or buffers.
 
     Buffers, attributes, random state and mode of the network are restored.
 
@@ -78,6 +78,18 @@ def _found_by(what: str, subject: Subject) -> list[Lint]:
                 "the run itself is not concerned: training and evaluation do not run it so",
             )
         ]
+
+
+def _unread(subject: Subject) -> Iterator[Lint]:
+    """Yield a note for each layer whose output goes nowhere."""
+    for name in subject.model.unread:
+        key, _ = subject.layer(name)
+        yield Lint(
+            key,
+            f"layer {name!r}: no layer takes its output, and it is no output of the network, so it "
+            "learns nothing",
+            "name it in the inputs of a layer, or leave it out",
+        )
 
 
 def _squashed_logits(subject: Subject) -> Iterator[Lint]:
@@ -242,6 +254,7 @@ def _is_by_depth(node: Selector) -> bool:
 
 
 _LOOKS: dict[str, Callable[[Subject], Iterator[Lint]]] = {
+    "whether each layer is read": _unread,
     "whether outputs are logits": _squashed_logits,
     "whether targets can be reached": _out_of_reach,
     "how outputs meet the targets": _remarks,

@@ -121,6 +121,14 @@ class Network(nn.Module):
         """The layer whose output is the network's; None for a network with several outputs."""
         return None if self._outputs else self.get_submodule(self._steps[-1].child)
 
+    @property
+    def unread(self) -> list[str]:
+        """Names of the calls whose output goes nowhere: to no later call, and not out."""
+        taken = {source for step in self._steps for source in step.takes}
+        taken.update(self._outputs.values())
+        steps = self._steps if self._outputs else self._steps[:-1]
+        return [step.source.name for step in steps if taken.isdisjoint(step.sources)]
+
     def forward(self, *args: Tensor, **columns: Tensor) -> Any:
         """Return the network's output for a batch, given as columns by position or name.
 

@@ -545,3 +545,20 @@ def test_one_number_from_a_loss_that_has_not_said_so_is_refused_with_the_way_out
     with pytest.raises(ModelError, match="needs one number per sample") as error:
         lints(NUMBERS, task=regress("mean"))
     assert "whole_window = True" in str(error.value)
+
+
+def linear(name, *inputs, width=4):
+    layer = {"name": name, "type": "Linear", "out_features": width}
+    return layer | ({"inputs": list(inputs)} if inputs else {})
+
+
+def test_a_layer_whose_output_goes_nowhere_is_told(lints):
+    [line] = lints(linear("body"), linear("lost", "body"), linear("head", "body", width=3))
+    assert line.startswith("('model', 'layers', 1): layer 'lost': no layer takes its output")
+    assert lints(linear("body"), linear("head", width=3)) == []
+
+
+def test_layers_that_a_second_branch_reads_are_not_told(lints):
+    first, other = linear("first"), linear("other", "first")
+    added = {"name": "sum", "type": "add", "inputs": ["first", "other"]}
+    assert lints(first, other, added, linear("head", width=3)) == []
