@@ -1,6 +1,6 @@
 """Kinds of input columns: found in training, and what prediction reads raw values as."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -63,6 +63,11 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     return "number" if column.values.is_floating_point() else "whole number"
 
 
+_MOST_OF_FLOATS = 2
+"""Beyond this no pixel is one of 0 to 1, which resizing may leave a little."""
+_MOST_OF_BYTE = 255
+
+
 def is_image_column(column: Prepared) -> bool:
     """Tell whether a column holds images: files, arrays `(C, H, W)`, or uint8 arrays `(H, W)`."""
     if isinstance(column, Numbers):
@@ -70,6 +75,41 @@ def is_image_column(column: Prepared) -> bool:
         is_grey = len(shape) == 2 and column.values.dtype == torch.uint8
         return is_grey or (len(shape) == 3 and shape[0] in (1, 3, 4))
     return isinstance(column, Images)
+
+
+def is_of_bytes(column: Column) -> bool:
+    """Tell whether a column holds images whose pixels are bytes, which become 0 to 1."""
+    return is_image_column(column) and (
+        not isinstance(column, Numbers) or column.values.dtype == torch.uint8
+    )
+
+
+def as_bytes(name: str, column: Column, places: Places, tell: Callable[[str], None]) -> Column:
+    """Return images for a network that was trained on bytes, numbers of bytes as such.
+
+    Floats up to 1 are left as they are: bytes become such. Lists of JSON, and arrays that were
+    converted, hold bytes as numbers of another type.
+
+    Raises:
+        DataError: pixels are neither.
+    """
+    if not isinstance(column, Numbers) or column.values.dtype == torch.uint8:
+        return column
+    values = column.values.flatten(1)
+    rows = (values.abs() > _MOST_OF_FLOATS).any(1).nonzero().flatten().tolist()
+    if not rows:
+        return column
+    is_byte = (values >= 0) & (values <= _MOST_OF_BYTE) & (values == values.round())
+    if bool(is_byte.all()):
+        most = values.max().item()
+        tell(f"column {name!r}: numbers up to {most:g} are read as bytes, as training had them")
+        return Numbers(column.values.to(torch.uint8))
+    worst = values[rows[0]].abs().max().item()
+    raise DataError(
+        f"column {name!r} holds {worst:g} in {places.told(rows[0])}; training had bytes, which the "
+        "network gets as 0 to 1",
+        hint="bytes (uint8) from 0 to 255, or numbers from 0 to 1",
+    )
 
 
 def column_of(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask as Task
-from finetune.data.column_kinds import Kind
+from finetune.data.column_kinds import Kind, is_of_bytes
 from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.identify.differences import differences, differences_of_contents, mended
 from finetune.data.identify.identity import DataIdentity
@@ -43,6 +43,8 @@ class DataFacts:
         counts: Training samples of each class, or with each label; None without classes, and where
             the target is an image.
         by_target: Classes of each target of a list of tasks that has some.
+        of_bytes: Names of the inputs that are images of bytes, which become 0 to 1; None for a run
+            of an earlier version.
     """
 
     inputs: tuple[str, ...]
@@ -54,6 +56,7 @@ class DataFacts:
     fitted: tuple[Learnt, ...] = ()
     counts: tuple[int, ...] | None = None
     by_target: dict[str, TargetClasses] = field(default_factory=dict)
+    of_bytes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,7 @@ def _with_facts(
         dict(raw.kinds),
         counts=counts,
         by_target=classes_and_counts(train.beside, train.classes),
+        of_bytes=tuple(n for n, column in train.table.columns.items() if is_of_bytes(column)),
     )
     hashes = {name: part.hashes for name, part in parts.items()}
     identity = DataIdentity.of(hashes, classes, train.classes)

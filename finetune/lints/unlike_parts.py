@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.run import RunConfig
+from finetune.config.source_keys import ArraysSource
 from finetune.data.batches import Samples, sample_order
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
@@ -17,6 +18,9 @@ from finetune.lints.unscaled_numbers import column_behind
 
 _LOOKED_AT = 1000
 """Number of samples of a part whose numbers are measured, drawn by seed."""
+_IMAGES_LOOKED_AT = 64
+_IMAGE_AXES = 2
+"""Least axes of a sample that is an image, or an array like one."""
 _FAR = 10
 """Deviations of training by which a mean or a deviation differs before it is told."""
 
@@ -40,10 +44,15 @@ def unlike_parts(config: RunConfig, parts: Mapping[str, Samples]) -> tuple[Lint,
         parts: The samples by part, or some of them, as the network gets them.
     """
     train = parts["train"]
+    data = config.data
+    # Files of images are alike: their pixels are 0 to 1.
+    has_arrays = any(
+        isinstance(one, ArraysSource) for one in (data.train, data.validation, data.test)
+    )
     names = [
         name
         for name, spec in train.specs.items()
-        if spec.dtype == "float32" and len(spec.shape) < 2
+        if spec.dtype == "float32" and (len(spec.shape) < _IMAGE_AXES or has_arrays)
     ]
     # To fetch texts only to measure what stands beside them would tokenize them.
     if not names or len(parts) < 2 or any(spec.dtype == "int64" for spec in train.specs.values()):
@@ -102,10 +111,16 @@ def _key(config: RunConfig, part: str) -> Key:
 
 def _sizes(samples: Samples, names: list[str], seed: int) -> dict[str, _Sizes]:
     """Return the sizes of each column, over some samples drawn by seed."""
-    batch = samples.fetch(sample_order(len(samples), seed, 0)[:_LOOKED_AT])
+    has_images = any(len(samples.specs[name].shape) >= _IMAGE_AXES for name in names)
+    most = _IMAGES_LOOKED_AT if has_images else _LOOKED_AT
+    batch = samples.fetch(sample_order(len(samples), seed, 0)[:most])
     found = {}
     for name in names:
-        values = batch.inputs[name].double().reshape(len(batch), -1)
+        values = batch.inputs[name].double()
+        # All pixels of images have one unit.
+        values = (
+            values.reshape(-1, 1) if values.ndim > _IMAGE_AXES else values.reshape(len(batch), -1)
+        )
         found[name] = _Sizes(
             values.mean(0), values.std(0, correction=0), values.amin(0), values.amax(0)
         )

@@ -109,7 +109,7 @@ def _of_arrays(config: RunConfig, samples: Samples, names: Iterable[str]) -> Ite
     them from 0 to 255.
     """
     is_kept = any(map(_keeps_size, config.data.transforms or ()))
-    if not is_kept and not isinstance(config.data.source, ArraysSource):
+    if not is_kept and not isinstance(config.data.source or config.data.train, ArraysSource):
         return
     # Files take some time to decode, and are alike in what is asked here.
     most = _FILES_LOOKED_AT if is_kept else _ARRAYS_LOOKED_AT

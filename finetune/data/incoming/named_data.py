@@ -23,7 +23,7 @@ from finetune.config.source_keys import (
 )
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
 from finetune.data.audio import notes_on_audio
-from finetune.data.column_kinds import Kind, column_of
+from finetune.data.column_kinds import Kind, as_bytes, column_of
 from finetune.data.columns import (
     choose_columns,
     end_like_images,
@@ -224,6 +224,12 @@ class DataReader:
     def _whole(self, table: Table, target: str | None, rules: LabelRules) -> NamedData:
         """Return a table as samples: targets encoded, rows hashed, notes collected."""
         inputs, classes = self.facts.inputs, self.facts.classes
+        on_bytes = list[str]()
+        of_bytes = {
+            name: as_bytes(name, table.columns[name], table.told, on_bytes.append)
+            for name in self.facts.of_bytes or ()
+        }
+        table = replace(table, columns={**table.columns, **of_bytes})
         refuse_gaps_in(table, inputs, filled_columns(self.config))
         encoded = None
         if target is not None and not isinstance(self.task, TaskList):
@@ -233,7 +239,11 @@ class DataReader:
         known = {name: one.names for name, one in self.facts.by_target.items()}
         listed = encode_listed(table, self.task, classes=known, part=table.name, rules=rules)
         hashes = hash_rows(table.columns, inputs)
-        notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
+        notes = (
+            *table.notes,
+            *on_bytes,
+            *(line for name in inputs for line in self._on_pixels(table, name)),
+        )
         notes += tuple(notes_on_audio({name: [table.columns[name]] for name in inputs}, self.seed))
         notes += listed.notes
         part = part_of(table, self.config, inputs, target, encoded, hashes, listed)

@@ -8,7 +8,7 @@ import torch
 from finetune.config.data import DataConfig
 from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
-from finetune.data.column_kinds import column_of, empty_column
+from finetune.data.column_kinds import as_bytes, column_of, empty_column
 from finetune.data.loading.random_steps import naming_left_out
 from finetune.data.loading.ready import Fetching, samples_from
 from finetune.data.media.image_headers import notes_on_new
@@ -94,6 +94,8 @@ def prepare_inputs(
         name: column_of(name, rows[name], facts.kinds[name], places, config.source or config.train)
         for name in facts.inputs
     }
+    for name in facts.of_bytes or ():
+        columns[name] = as_bytes(name, columns[name], places, tell)
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)
     other = counting_anew(steps.other)
