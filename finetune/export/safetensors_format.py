@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from finetune.data.meaning import META, document_of
 from finetune.errors import FinetuneError
 from finetune.export.agreement import Outputs, Pass, named_outputs
 from finetune.export.construction import code_of_layers
@@ -23,10 +24,10 @@ def write_safetensors(source: ExportSource, folder: Path) -> WrittenFormat:
         FinetuneError: a layer has state that is no tensor.
     """
     refuse_other_state(source)
-    module = exported_module(source.network)
+    module, told = exported_module(source.network), document_of(source.run.facts)
     # By safetensors' own function: a tensor of several names is stored once, and its reader
     # `load_model` gives it all of them.
-    save_model(module, str(folder / FILE), metadata={"format": "pt"})
+    save_model(module, str(folder / FILE), metadata={"format": "pt", META: told})
     network = copy.deepcopy(source.network)
     with torch.no_grad():
         # So that a tensor which the file lacks cannot be right by chance.

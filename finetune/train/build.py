@@ -237,6 +237,7 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
         parts.plan,
         parts.task,
         parts.data.parts,
+        parts.data.facts,
         num_samples=parts.data.order.count,
         device=parts.place,
         total=parts.total_steps,

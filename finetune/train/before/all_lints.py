@@ -7,6 +7,7 @@ import torch
 
 from finetune.config.run import RunConfig
 from finetune.data.batches import Samples
+from finetune.data.opening import DataFacts
 from finetune.freezing.lints import Lint, find_lints
 from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
@@ -14,6 +15,7 @@ from finetune.lints.given_answers import given_answers
 from finetune.lints.network_lints import lints_of_network
 from finetune.lints.norm_modes import idle_holds, norms_of_several, statistics_left_out
 from finetune.lints.odd_shares import odd_shares
+from finetune.lints.other_meaning import other_meaning
 from finetune.lints.small_batches import lone_samples
 from finetune.lints.unlike_parts import unlike_parts
 from finetune.lints.unscaled_numbers import unscaled_numbers
@@ -30,6 +32,7 @@ def all_lints(
     plan: Plan,
     task: Task,
     parts: Mapping[str, Samples],
+    facts: DataFacts,
     *,
     num_samples: int,
     device: torch.device,
@@ -43,6 +46,7 @@ def all_lints(
         plan: The phases of the run.
         task: The task of the run.
         parts: The samples by part, or some of them.
+        facts: What the data says about itself.
         num_samples: Number of samples that the run trains on.
         device: Where the network is.
         total: Optimizer steps of the run.
@@ -64,7 +68,10 @@ def all_lints(
             ),
             *idle_settings(config, plan, total),
         ),
-        "weights": frozen_by_chance(model.weights_reports, plan),
+        "weights": (
+            *frozen_by_chance(model.weights_reports, plan),
+            *other_meaning(model, facts),
+        ),
         "data": (
             *given_answers(config),
             *unscaled_numbers(config, samples),
