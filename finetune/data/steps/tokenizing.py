@@ -42,6 +42,8 @@ _NUM_DRAWN = 1000
 """Texts that are tokenized at once, and texts of a large table that say how long they all are."""
 _MOST_AT_ONCE = 4000
 """Texts of a large table of which more are tokenized as they are needed."""
+_AT_A_TIME = 1 << 22
+"""Tokens that are compared at a time."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -219,7 +221,8 @@ class Tokenize:
         others = {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}
         unknown = 0
         if ids is not None and sign is not None and sign not in others:
-            unknown = int((ids.values == sign).sum())
+            # In pieces: the tokens of a large table are more than memory holds.
+            unknown = sum(int((piece == sign).sum()) for piece in ids.values.split(_AT_A_TIME))
         self.cut.add(lengths, cut, of_no_text, unknown)
 
     @property
