@@ -57,6 +57,17 @@ def test_a_column_of_flags_says_what_is_for_validation(split, flags):
     assert parts == {"train": [0, 2, 3, 5], "validation": [1, 4]}
 
 
+@pytest.mark.parametrize("name", ["is_train", "Testing"])
+def test_flags_of_another_part_are_refused(split, name):
+    with pytest.raises(DataError, match=f"column '{name}' seems to say what is for t") as caught:
+        split(rows_of(4, **{name: ["1", "1", "0", "1"]}), {"by": name})
+    assert "call it is_valid" in caught.value.hint
+    # Names of parts say it themselves.
+    named = ["train", "train", "test", "train"]
+    parts, _ = split(rows_of(4, **{name: named}), {"by": name})
+    assert parts == {"train": [0, 1, 3], "test": [2]}
+
+
 @pytest.mark.parametrize(
     ("places", "message"),
     [

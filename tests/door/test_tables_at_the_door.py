@@ -234,6 +234,22 @@ def test_listed_cells_are_gaps_like_empty_ones(tmp_path, prepared):
             prepared({"source": source, "inputs": ["u"]})
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_a_number_that_means_no_value_is_known_in_any_notation(tmp_path, prepared, form):
+    numbers, path = [1.5, -999.0, 2.5], tmp_path / f"x.{form}"
+    rows = [{"u": number, "label": label} for number, label in zip(numbers, "aba", strict=True)]
+    if form == "csv":
+        path.write_text("u,label\n1.5,a\n-999.0,b\n2.5,a\n")
+    elif form == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    source = {"type": form, "path": str(path), "missing": ["-999"]}
+    fill = {"type": "fill", "columns": ["u"], "with": 0}
+    data = prepared({"source": source, "inputs": ["u"], "target": "label", "transforms": [fill]})
+    assert data.train.fetch([0, 1, 2]).inputs["u"].tolist() == [1.5, 0, 2.5]
+
+
 def test_the_line_is_named_where_the_row_does_not_tell_it(tmp_path, prepared):
     path = tmp_path / "x.csv"
     path.write_text('u,t,label\n1,"a\nb, c, d",x\n\n?,"e",y\n3,f,x\n')

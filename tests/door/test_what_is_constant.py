@@ -47,6 +47,22 @@ def test_so_are_those_of_a_validation_part(told, tmp_path):
     assert "column 'y' is 7 in all 2 samples of the validation part: it measures little" in out
 
 
+def test_numbers_to_learn_in_another_unit_are_told(told, tmp_path):
+    parts = "train: {type: csv, path: d.csv}, validation: {type: csv, path: v.csv}"
+    config = NUMBERS.replace("source: {type: csv, path: d.csv}", parts)
+
+    def of_validation(targets):
+        rows = "".join(f"{n},1,{y}\n" for n, y in enumerate(targets))
+        (tmp_path / "v.csv").write_text(f"u,v,y\n{rows}")
+        out = " ".join(told([1.5, 2.5, 3.5, 4.5, 5.5], config).split())
+        return "column 'y' to learn: mean" in out
+
+    for factor, is_told in ((1000, True), (0.001, True), (1, False), (3, False)):
+        assert of_validation([factor * y for y in (1.5, 2, 3, 4, 5)]) is is_told
+    # Few of them may lie anywhere.
+    assert not of_validation([1500, 2500])
+
+
 def test_of_several_numbers_the_constant_ones_are_counted(told):
     two = NUMBERS.replace("target: y", "target: [v, y]").replace("[u, v]", "[u]")
     out = told([5] * 4, two.replace("out_features: 1", "out_features: 2"))

@@ -34,6 +34,7 @@ from finetune.data.targets.listed_targets import (
     refuse_unseen_in_list,
 )
 from finetune.data.targets.loss_columns import loss_column
+from finetune.data.targets.target_units import notes_on_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,8 @@ def notes_on_parts(
     if classes is None or not targets:
         if task.learns != "numbers":
             return []
-        return notes_on_constants(targets, parts["train"].target_name or "")
+        name = parts["train"].target_name or ""
+        return [*notes_on_constants(targets, name), *notes_on_units(targets, name)]
     counted = {name: Counted.of(target, len(classes)) for name, target in targets.items()}
     return notes_on_classes(counted, classes, task)
 

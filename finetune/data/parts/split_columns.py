@@ -3,6 +3,7 @@
 Letters: N samples.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -24,6 +25,8 @@ _IS_VALIDATION: Mapping[str, str] = {
     **dict.fromkeys(("false", "0", "0.0", "no"), "train"),
 }
 """A column such as `is_valid`."""
+_OF_OTHERS = re.compile("train|test", re.IGNORECASE)
+"""In the name of such a column: it says what is for another part."""
 
 
 def values_of(table: Table, name: str, key: Key) -> list[str]:
@@ -60,6 +63,13 @@ def parts_by(values: Sequence[str], table: Table, name: str) -> dict[str, Tensor
     """
     # Only if all values are like that: next to `test`, a `1` is more likely a mistake.
     is_flag = all(value.lower() in _IS_VALIDATION for value in values)
+    if is_flag and (other := _OF_OTHERS.search(name)):
+        raise DataError(
+            f"column {name!r} seems to say what is for {other[0].lower()}; in a column of true and "
+            "false, true is for validation",
+            hint="write train, validation and test in it; or turn it round and call it is_valid",
+            key=(*_KEY, "by"),
+        )
     names = _IS_VALIDATION if is_flag else _NAMES
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, value in enumerate(values):

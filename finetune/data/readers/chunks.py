@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from finetune.errors import DataError, Key, did_you_mean
@@ -11,6 +12,7 @@ from finetune.errors import DataError, Key, did_you_mean
 ROWS_AT_ONCE = 4096
 """Most rows in one chunk."""
 _WRONG = re.compile("[\udc80-\udcff]")
+_A_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]{0,18})?")
 _NAME_LENGTH = 80
 _NAMES_LENGTH = 240
 
@@ -94,7 +96,29 @@ class Reading:
         if not self.dialect.missing or not isinstance(cell, str | int | float):
             return cell
         # As text: the config lists what a person sees in the file.
-        return None if str(cell) in self.dialect.missing else cell
+        return None if is_missing(str(cell), self.dialect.missing) else cell
+
+
+def is_missing(cell: str, missing: frozenset[str]) -> bool:
+    """Tell whether a cell is one of those that mean no value, or the same number as one of them.
+
+    A sign such as -999 is -999.0 in columns with fractions, and in other forms of a file.
+    """
+    if cell in missing:
+        return True
+    numbers = _numbers_among(missing)
+    return bool(numbers) and _number(cell) in numbers
+
+
+@cache
+def _numbers_among(missing: frozenset[str]) -> frozenset[float]:
+    """Return the numbers among cells that mean no value."""
+    return frozenset(number for number in map(_number, missing) if number is not None)
+
+
+def _number(cell: str) -> float | None:
+    """Return the number that a cell is; None for anything else, such as the name 007."""
+    return float(cell) if _A_NUMBER.fullmatch(cell) else None
 
 
 def wrong_bytes(lines: Sequence[str], reading: Reading, where: str) -> DataError | None:

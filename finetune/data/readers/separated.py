@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TextIO
 
-from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, wrong_bytes
+from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, is_missing, wrong_bytes
 from finetune.errors import DataError
 
 SEPARATORS = ",\t;|"
@@ -54,7 +54,8 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
             starts.append(line)
             for name, place in places.items():
                 cell = row[place]
-                cells[name].append("" if cell in missing[name] else cell)
+                is_gap = missing[name] and is_missing(cell, missing[name])
+                cells[name].append("" if is_gap else cell)
             if len(starts) == ROWS_AT_ONCE:
                 yield Chunk(cells, known, starts, len(starts), bad)
                 cells, starts, bad = {name: [] for name in places}, [], {}
