@@ -70,8 +70,8 @@ def trained(tmp_path, monkeypatch):
 def notes(call):
     """Predict; return the notes, without their mark."""
 
-    def predict(source):
-        _, out, err = call("predict", "run", source, "--without-columns")
+    def predict(source, *more):
+        _, out, err = call("predict", "run", source, "--without-columns", *more)
         assert out
         marked = err.splitlines()
         assert all(line.startswith("note: ") for line in marked), err
@@ -94,6 +94,15 @@ def test_labels_that_the_run_does_not_know_are_counted_and_named(table, notes):
     (table / "n.csv").write_text("u,v,label\n" + rows("red", "Red", "pink", "green", "blue"))
     assert notes("n.csv") == [
         "2 of 5 labels of 'label' are no class of the run: 'Red', 'pink'; the run knows 'red'"
+    ]
+
+
+def test_an_override_that_only_training_reads_is_told(table, notes):
+    (table / "n.csv").write_text("u,v\n1,2\n")
+    assert notes("n.csv", "-o", "train.device=cpu", "-o", "train.batch_size=4") == []
+    assert notes("n.csv", "-o", "train.checkpoint.best=null", "-o", "optimizer.lr=3") == [
+        "-o train.checkpoint.best changes nothing: the run is trained",
+        "-o optimizer.lr changes nothing: the run is trained",
     ]
 
 

@@ -26,6 +26,7 @@ from finetune.tasks.temperature import CalibrationErrors
 from finetune.train.after.bases import Bases
 from finetune.train.after.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.after.facts import read_facts
+from finetune.train.after.idle_overrides import idle_overrides
 from finetune.train.after.inference import Inference, notes_on_inference
 from finetune.train.after.known_rows_of_run import KnownForward, KnownToRun
 from finetune.train.build import (
@@ -122,7 +123,7 @@ def load_run(
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
         notes = take_fitted(task, folder, step_of(chosen) or 0)
-        notes = (*notes, *_notes_on_code(config, chosen))
+        notes = (*notes, *_notes_on_code(config, chosen), *idle_overrides(overrides))
         inference = Inference.of(config, model.eval(), specs, device)
     return TrainedRun(
         config,
