@@ -108,6 +108,9 @@ def _source(
     for line in run.notes:
         tell(f"note: {line}")
     source = ExportSource(predictor)
+    threshold = run.task.threshold
+    if threshold is not None and not threshold.is_usual:
+        tell("note: the files do not hold the threshold of the run; the model card tells it")
     if source.unfinished is not None:
         tell(f"note: {source.unfinished}")
     return source

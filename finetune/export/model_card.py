@@ -37,7 +37,7 @@ def model_card(
         f"A network that was fine-tuned with finetune {_version(source)}; format: {form}.",
         "",
         *_section("Load it", ["In this folder, without finetune:", "", *_fenced(written.code)]),
-        *_section("What it holds", [*written.about, *_calibrated(source)]),
+        *_section("What it holds", [*written.about, *_calibrated(source), *_thresholds(source)]),
         *_section("Network", list(_network(source))),
         *_section("Data", list(_data(source))),
         *_section("Figures", list(_figures(source))),
@@ -55,6 +55,21 @@ def _calibrated(source: ExportSource) -> list[str]:
     return [
         f"Calibrated probabilities are those of the logits divided by {temperature.value!r}, a "
         "temperature that was fitted on validation samples; the files do not hold it."
+    ]
+
+
+def _thresholds(source: ExportSource) -> list[str]:
+    """Return a sentence on the thresholds, which no format holds, unless all are the usual one."""
+    threshold = source.run.task.threshold
+    if threshold is None or threshold.is_usual:
+        return []
+    values = list(zip(threshold.names, threshold.values, strict=True))
+    shown = [f"{plain(name)} {value:.6g}" for name, value in values[:_MOST_CLASSES]]
+    more = len(values) - len(shown)
+    return [
+        "Labels and figures of the run are by thresholds, the probability from which on a label is "
+        f"predicted: {', '.join(shown)}{f' and {more} more' * (more > 0)}; the files do not hold "
+        "them."
     ]
 
 

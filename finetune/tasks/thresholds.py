@@ -46,6 +46,11 @@ class Threshold:
         self.set_to([USUAL if written == "auto" else written] * len(self.names))
         self._seen: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether it is that of whoever reads probabilities without being told."""
+        return all(value == USUAL for value in self.values)
+
     def set_to(self, values: Sequence[float]) -> None:
         """Take a threshold for each label."""
         self._tensor = torch.tensor(values, dtype=torch.float32, device=self._device)

@@ -207,6 +207,28 @@ def test_an_export_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
     assert "it was killed at step" in (tmp_path / "part" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("threshold", [0.9, 0.5])
+def test_a_threshold_that_no_file_holds_is_told(trained, tmp_path, threshold):
+    (tmp_path / "t.csv").write_text("u,v,y\n" + "".join(f"{n},1,{'ab'[n % 2]}\n" for n in range(9)))
+    run = trained(
+        model={"layers": [{"name": "head", "type": "Linear", "out_features": "classes"}]},
+        data={
+            "source": {"type": "csv", "path": str(tmp_path / "t.csv")},
+            "inputs": ["u", "v"],
+            "target": "y",
+            "transforms": [{"type": "stack"}],
+        },
+        task={"type": "classification", "threshold": threshold},
+    )
+    said = []
+    export_run(run, "safetensors", tmp_path / "out", check=2, tell=said.append)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("from which on a label is predicted: b 0.9; the files do not" in card) is (
+        threshold == 0.9
+    )
+    assert any("threshold" in line for line in said) is (threshold == 0.9)
+
+
 def test_outputs_of_padding_are_not_compared_where_a_task_reads_tokens():
     wanted = torch.randn(2, 3, 4)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
