@@ -14,6 +14,7 @@ SPLIT = {
     "split": {"validation": 0.2},
 }
 HELD = {"modules": {"trained_norm": "eval"}, "phases": [{"name": "a", "freeze": []}]}
+FALLING = {"type": "SGD", "lr": 0.1}
 TWO = {"epochs": 2, "batch_size": 8}  # eight steps
 
 
@@ -253,3 +254,24 @@ def test_a_schedule_of_each_phase_begins_anew_after_its_falls(small_config, tmp_
     peak = 0.05
     assert rates["per_phase"] == [peak, peak, peak / 2, peak / 4] * 2
     assert rates["whole_run"] == [peak, *(peak / 2**n for n in range(7))]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_longer_run_that_moves_the_rate_of_its_next_step_is_told(
+    small_config, tmp_path, heard, schedule
+):
+    def train(steps):
+        config = small_config(
+            train={"steps": steps, "batch_size": 8}, schedule={"type": schedule}, optimizer=FALLING
+        )
+        heard.said.clear()
+        build_trainer(config, tmp_path / "run", tracker=heard).fit()
+        return [line for line in heard.said if line.startswith("the schedule is that of a run")]
+
+    assert train(4) == []
+    assert train(4) == []
+    line = (
+        "the schedule is that of a run of 8 steps now: the next step is at the rate 0.05; "
+        "in the run of 4 steps that it was, at 0"
+    )
+    assert train(8) == ([line] if schedule == "cosine" else [])

@@ -1,6 +1,7 @@
 """Resume a run: which changes of its config are allowed, and which checkpoint is loaded."""
 
 import os
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,9 +171,29 @@ def take_up(trainer: Trainer) -> Path | None:
         if origin is not None:
             raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))
         return None
-    for line in checkpoints.forget_lost(trainer.progress):
+    for line in (*checkpoints.forget_lost(trainer.progress), *_other_rates(trainer)):
         trainer.reporter.message(line)
     return checkpoints.path_of(trainer.progress.step)
+
+
+def _other_rates(trainer: Trainer) -> list[str]:
+    """Return a line if a new length of the run moves the rate that its next step would have had."""
+    timeline = trainer.timeline
+    before = load_saved(saved_config((trainer.folder.origin or trainer.folder).path)).train
+    length = {"epochs": before.epochs, "steps": before.steps}
+    settings = timeline.settings.model_copy(update=length)
+    if timeline.run_is_over or settings == timeline.settings:
+        return []
+    # On a copy: a policy may note in the progress that it has begun.
+    then = replace(timeline, settings=settings, progress=deepcopy(timeline.progress))
+    old, new = max(then.rates_now()), max(timeline.rates_now())
+    # Computed alike: where the length does not count, they have the same bits.
+    if old == new:
+        return []
+    return [
+        f"the schedule is that of a run of {timeline.total_steps} steps now: the next step is at "
+        f"the rate {new:.4g}; in the run of {then.total_steps} steps that it was, at {old:.4g}"
+    ]
 
 
 def _is_harmless(key: str) -> bool:
