@@ -185,6 +185,9 @@ def test_texts_in_utf_8_that_are_read_in_another_encoding_are_told(tmp_path):
     assert texts[0] == "cafÃ©"
     told = "1 of 2 texts of 'text' are valid UTF-8 and read as latin-1, such as row 1 of "
     assert note.startswith(f"{told}{path}; encoding: utf-8")
+    assert note.endswith("as they are")
+    path.write_bytes(table.encode() + "naïf,a\n".encode("latin-1"))
+    assert trained(path, encoding="latin-1")[1][0].endswith("; texts that are no UTF-8: 1")
     path.write_text(table, encoding="latin-1")
     assert trained(path, encoding="latin-1") == (["café", "bad"], ())
 

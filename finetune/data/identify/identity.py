@@ -51,6 +51,16 @@ class RowHashes(NamedTuple):
     """Hash of each whole column."""
     known_by: KnownBy = "contents"
 
+    @property
+    def as_read(self) -> Tensor:
+        """Hash of each row's inputs, (N, 16) uint8; those in another notation or format share it.
+
+        Parts may be files of different formats, in which the cells of one row differ.
+        """
+        read = torch.from_numpy(np.stack([self.read, self.read], 1).view(np.uint8))
+        is_known = torch.from_numpy(self.read != _NOBODY_KNOWS)
+        return torch.where(is_known[:, None], read, self.inputs)
+
     @classmethod
     def empty(cls, count: int) -> "RowHashes":
         """Return zeros for so many rows, without columns."""

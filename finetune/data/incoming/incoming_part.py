@@ -83,7 +83,8 @@ def notes_on_encoding(part: Incoming, columns: Collection[str], encoding: str) -
     """
     notes = []
     for name in columns:
-        if found := really_utf8(part.columns[name], encoding):
+        found, _ = really_utf8(part.columns[name], encoding)
+        if found:
             of, shown = len(part.names), part.names[found[0]]
             notes.append(
                 f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "

@@ -18,11 +18,12 @@ def notes_on_encoding(config: DataConfig, tables: Mapping[str, Table]) -> Iterat
         encoding = getattr(source, "encoding", "utf-8")
         for name, column in tables[part].columns.items():
             cells = column.values if isinstance(column, Listed) else ()
-            if found := really_utf8(islice(cells, _LOOKED_AT), encoding):
+            found, others = really_utf8(islice(cells, _LOOKED_AT), encoding)
+            if found:
                 of = min(len(cells), _LOOKED_AT)
                 first = tables[part].place(found[0])
                 yield (
                     f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "
                     f"{encoding}, such as {first}; encoding: utf-8, beside the path, reads them as "
-                    "they are"
+                    f"they are{f'; texts that are no UTF-8: {others:,}' if others else ''}"
                 )

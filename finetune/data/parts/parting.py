@@ -258,7 +258,7 @@ def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ..
     if len(parts) == 1:
         return ()
     # Over all parts at once: the first copy of a sample may lie in another part.
-    first = first_copies(torch.cat([part.hashes.inputs for part in parts]))
+    first = first_copies(torch.cat([part.hashes.as_read for part in parts]))
     owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
     copies = int((first != torch.arange(len(first))).sum())
     across = int((owner[first] != owner).sum())
