@@ -12,6 +12,7 @@ from finetune.config.data import DataConfig
 from finetune.config.fitted_keys import CategoriesTransform, StandardizeTransform
 from finetune.config.transform_keys import Transform, named_columns
 from finetune.data.cells import reads_as_number
+from finetune.data.readers.mapped import MappedCells
 from finetune.data.table import Column, Listed, Numbers, is_number
 
 _SIGNS = (-99999, -9999, -999, -99, 999, 9999, 99999)
@@ -71,9 +72,11 @@ def notes_on_fractions(name: str, raw: Column) -> list[str]:
         name: Name of the column.
         raw: The column as its source has it.
     """
-    cell = next((cell for cell in raw.values if cell), None) if isinstance(raw, Listed) else None
-    # Texts, most of which begin with one, are not looked through.
-    if not isinstance(raw, Listed) or _as_double(cell) is None:
+    # Code of the user's own may make each value when it is read, and fail there.
+    if not isinstance(raw, Listed) or not isinstance(raw.values, list | MappedCells):
+        return []
+    # Texts are not looked through: the first one tells.
+    if _as_double(next(filter(_is_given, raw.values), None)) is None:
         return []
     cells = dict.fromkeys(islice(map(_as_double, raw.values), _LOOKED_AT))
     numbers = np.array([number for number in cells if number is not None], np.float64)
@@ -84,6 +87,11 @@ def notes_on_fractions(name: str, raw: Column) -> list[str]:
         after = len(np.unique(numbers.astype(np.float32)))
     is_told = len(numbers) - after > _MERGED * len(numbers)
     return _rounded(name, len(numbers), after) if is_told else []
+
+
+def _is_given(cell: object) -> bool:
+    """Tell whether a cell is a number, or a text that may be one."""
+    return cell != "" if isinstance(cell, str) else is_number(cell)
 
 
 def _as_double(cell: object) -> float | None:
