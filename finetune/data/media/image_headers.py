@@ -43,7 +43,8 @@ def read_alike(
         values = {part: of[name] for part, of in columns.items()}
         found = {part: column for part, column in values.items() if isinstance(column, Images)}
         if found and any(column.mode == "mask" for column in found.values()):
-            looks = [look_at(column, seed, skips=skips) for column in found.values()]
+            # One that cannot be read is told where masks are encoded, with its row.
+            looks = [look_at(column, seed, skips=True) for column in found.values()]
             notes += _on_palettes(name, looks)
         elif found:
             alike = in_one_mode([look_at(column, seed, skips=skips) for column in found.values()])
