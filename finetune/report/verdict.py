@@ -201,6 +201,8 @@ def _no_proof(record: RunRecord) -> str:
     """Return why what was frozen is not proven."""
     if record.settings.get("freeze.verify") == "off":
         return "not proven, since freeze.verify is off"
+    if record.status == "done" and record.settings.get("freeze.verify") == "end":
+        return "not proven, since freeze.verify: end covers what is frozen throughout"
     if record.status in ("failed", "killed"):
         return "not proven, since no phase came to its end"
     return "not proven yet"

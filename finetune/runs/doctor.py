@@ -16,7 +16,7 @@ from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
 from finetune.runs.manifest import UNAVERAGED
 from finetune.runs.run_record import read_settings
-from finetune.runs.saved_proof import read_proof
+from finetune.runs.saved_proof import empty_proof, read_proof
 from finetune.runs.saved_runs import saved_folder
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 
@@ -216,7 +216,8 @@ def _proof(folder: RunFolder) -> Finding:
     if not proof.said:
         return Finding("proof", "says that it failed, of nothing that it lists", is_damage=True)
     if not proof.tensors:
-        return Finding("proof", "intact: nothing was frozen")
+        verify = read_settings(folder.path).get("freeze.verify")
+        return Finding("proof", f"intact: {empty_proof(verify)}")
     over = "1 phase" if len(proof.phases) == 1 else f"{len(proof.phases)} phases"
     return Finding("proof", f"intact: {proof.tensors} fingerprints equal over {over}")
 

@@ -61,6 +61,13 @@ def read_proof(run: Path) -> SavedProof | None:
         raise CheckpointError("freeze_proof.json is damaged", where=str(path)) from error
 
 
+def empty_proof(verify: object) -> str:
+    """Return why a proof covers no tensor, by `freeze.verify` of its run."""
+    if verify == "end":
+        return "nothing was frozen throughout the run, and freeze.verify: end covers nothing else"
+    return "nothing was frozen"
+
+
 def _of_phase(proof: Mapping[str, Any]) -> ProvenPhase:
     """Return what the proof of a phase says."""
     digests = proof["digests"]

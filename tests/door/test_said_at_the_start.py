@@ -308,6 +308,22 @@ def test_doctor_does_not_count_fingerprints_where_nothing_was_frozen(small_confi
     assert said["proof"] == "intact: nothing was frozen"
 
 
+def test_what_was_frozen_in_one_phase_is_not_denied_where_the_proof_is_of_all(
+    small_config, tmp_path, capfd
+):
+    first = {"name": "first", "train": ["head"], "until": {"steps": 3}}
+    phases = [first, {"name": "second", "train": [{"all": True}]}]
+    trainer = build_trainer(
+        small_config(freeze={"verify": "end", "phases": phases}), tmp_path / "run"
+    )
+    trainer.fit()
+    text = "nothing was frozen throughout the run, and freeze.verify: end covers nothing else"
+    assert text in capfd.readouterr().err
+    said = {finding.label: finding.text for finding in examine(tmp_path / "run").findings}
+    assert said["proof"] == f"intact: {text}"
+    assert "freeze.verify: end covers what" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_run_that_is_done_names_what_begins_it_anew_from_python_too(said_by):
     said_by()
     [line] = [line for line in said_by() if "already done" in line]

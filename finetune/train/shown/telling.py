@@ -9,6 +9,7 @@ from finetune.freezing.origins import Origins, sum_of
 from finetune.freezing.plan import Plan
 from finetune.redaction import redacted
 from finetune.runs.progress import Progress
+from finetune.runs.saved_proof import empty_proof
 from finetune.streams import unfailing
 from finetune.terminal import console_for, figure, print_lines
 from finetune.tracking.console import Console
@@ -107,7 +108,8 @@ class Telling(Tracker):
         if tensors:
             proof = f"{tensors} frozen tensors are bit-identical"
         else:
-            proof = "off, by freeze.verify" if self._verify == "off" else "nothing was frozen"
+            is_off = self._verify == "off"
+            proof = "off, by freeze.verify" if is_off else empty_proof(self._verify)
         lines.append(("proof", proof))
         if tensors:
             lines.append(("weights", str(sum_of(origins))))
