@@ -111,8 +111,6 @@ def _source(
     threshold = run.task.threshold
     if threshold is not None and not threshold.is_usual:
         tell("note: the files do not hold the threshold of the run; the model card tells it")
-    if source.unfinished is not None:
-        tell(f"note: {source.unfinished}")
     return source
 
 

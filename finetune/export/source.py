@@ -8,7 +8,7 @@ from torch import Tensor
 from finetune.export.agreement import Outputs, Pass
 from finetune.models.declared import Network
 from finetune.predict import Predictor
-from finetune.runs.run_record import read_run
+from finetune.runs.run_record import note_on_the_end, read_run
 from finetune.train.after.trained import TrainedRun
 from finetune.train.build import build_model_and_task, located
 
@@ -38,15 +38,7 @@ class ExportSource:
     @property
     def unfinished(self) -> str | None:
         """A sentence on a run that has not reached its end; None for one that has."""
-        record = read_run(self.run.folder.path)
-        if record.status == "done":
-            return None
-        how = "still runs" if record.status == "running" else f"was {record.status}"
-        how = "has failed" if record.status == "failed" else how
-        return (
-            f"the run has not reached its end: it {how} at step {record.steps:,}, and this is its "
-            "network at a checkpoint on the way"
-        )
+        return note_on_the_end(read_run(self.run.folder.path))
 
     def base_network(self) -> Network:
         """Build the network as it was before training, in evaluation mode."""

@@ -148,6 +148,18 @@ def note_on_samples(runs: Sequence[RunRecord]) -> str | None:
     return different_samples([(run.name, _samples_of(run)) for run in runs])
 
 
+def note_on_the_end(run: RunRecord) -> str | None:
+    """Return a line on the weights of a run that has not reached its end; None if it has."""
+    if run.status == "done":
+        return None
+    how = "still runs" if run.status == "running" else f"was {run.status}"
+    how = "has failed" if run.status == "failed" else how
+    return (
+        f"the run has not reached its end: it {how} at step {run.steps:,}, and this is its "
+        "network at a checkpoint on the way"
+    )
+
+
 def parted_by_samples(
     run: RunRecord, others: Sequence[RunRecord]
 ) -> tuple[list[RunRecord], list[RunRecord]]:

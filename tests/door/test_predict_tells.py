@@ -106,6 +106,14 @@ def test_an_override_that_only_training_reads_is_told(table, notes):
     ]
 
 
+def test_a_run_that_has_not_reached_its_end_is_told(table, notes):
+    (table / "n.csv").write_text("u,v\n1,2\n")
+    # a run that was killed has no summary
+    (table / "run" / "summary.json").unlink()
+    (note,) = notes("n.csv")
+    assert note.startswith("the run has not reached its end: it was killed at step 1")
+
+
 def test_classes_of_the_run_that_no_row_has_are_named(table, notes):
     (table / "n.csv").write_text("u,v,label\n" + rows("red", "red"))
     told = "2 of 3 classes of the run are no label of 'label': 'blue', 'green'"

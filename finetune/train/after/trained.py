@@ -20,6 +20,7 @@ from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.runs.checkpoint_folder import read_progress, step_of
 from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
+from finetune.runs.run_record import note_on_the_end, read_run
 from finetune.runs.saved_runs import saved_config
 from finetune.tasks.task import Task
 from finetune.tasks.temperature import CalibrationErrors
@@ -122,8 +123,7 @@ def load_run(
         # The base is of the network as built. With it the delta is checked before it is written.
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
-        notes = take_fitted(task, folder, step_of(chosen) or 0)
-        notes = (*notes, *_notes_on_code(config, chosen), *idle_overrides(overrides))
+        fitted = take_fitted(task, folder, step_of(chosen) or 0)
         inference = Inference.of(config, model.eval(), specs, device)
     return TrainedRun(
         config,
@@ -135,7 +135,13 @@ def load_run(
         task,
         device,
         inference,
-        (*notes_on_inference(config), *notes),
+        (
+            *notes_on_inference(config),
+            *fitted,
+            *_notes_on_code(config, chosen),
+            *idle_overrides(overrides),
+            *filter(None, [note_on_the_end(read_run(path))]),
+        ),
     )
 
 
