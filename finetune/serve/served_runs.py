@@ -61,7 +61,8 @@ class ServedRuns:
             # Before the loading: a run that is saved meanwhile is loaded again at the next look.
             stamp = _stamp(path)
             try:
-                self.predictors.add(name, self._loading.load(path, bases))
+                one = self._loading.load(path, bases)
+                self.predictors.add(name, one)
             except FinetuneError as error:
                 # A run that the user has named must not go missing with a note alone.
                 if path in self._folders:
@@ -69,6 +70,7 @@ class ServedRuns:
                 self._tell(f"note: {name} is not served: {error.in_one_line}")
                 continue
             self._stamps[name] = stamp
+            self._tell_notes(name, one)
         if not len(self.predictors):
             where = ", ".join(map(str, self._folders))
             raise FinetuneError("no run to serve", where=where, hint="train a run first")
@@ -111,6 +113,12 @@ class ServedRuns:
         call(lambda: self.predictors.add(name, one))
         self._stamps[name] = stamp
         self._tell(f"{name} is {word}")
+        self._tell_notes(name, one)
+
+    def _tell_notes(self, name: str, one: Predictor) -> None:
+        """Tell what is to be said of a run that was loaded, such as that it is not at its end."""
+        for note in one.run.notes:
+            self._tell(f"note: {name}: {note}")
 
     def _found(self) -> dict[str, Path]:
         """Return the folders of all runs by name, as they are now.

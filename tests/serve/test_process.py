@@ -261,3 +261,13 @@ def test_what_cannot_be_served_is_told(command_line, two_runs, tmp_path):
         patch.setattr("sys.unraisablehook", lambda found: left_open.append(found.object))
         gc.collect()
     assert not left_open
+
+
+def test_a_service_tells_that_a_run_has_not_reached_its_end(two_runs):
+    # a run that was killed has no summary
+    (two_runs[1] / "summary.json").unlink()
+    said = []
+    ServedRuns(two_runs, Loading(), said.append).load_all()
+    told = [line for line in said if line.startswith("note: ")]
+    assert len(told) == 1
+    assert told[0].startswith("note: two: the run has not reached its end: it was killed at step")
