@@ -23,7 +23,7 @@ _NO_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^"\[\]{}]+')
 _OF_ONE_KIND = str.maketrans("[{]}", "(())")
 
 
-class _TwiceError(ValueError):
+class TwiceError(ValueError):
     """A JSON object has two values for one key. Python's own reader keeps the last one."""
 
 
@@ -41,20 +41,20 @@ def is_pointer(path: Path) -> bool:
         return False
 
 
-def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return a dict of these pairs.
 
     Raises:
-        _TwiceError: a key is there twice.
+        TwiceError: a key is there twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+        raise TwiceError(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
-_OF_DATA = json.JSONDecoder(object_pairs_hook=_keys_once)
+_OF_DATA = json.JSONDecoder(object_pairs_hook=keys_once)
 """Decoder for training data, where nobody can tell which of two values for a key is meant."""
 
 
@@ -272,7 +272,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _no_json(error: ValueError, where: str) -> FinetuneError:
     """Return the error to raise for text that is not JSON, or has a key twice."""
-    if isinstance(error, _TwiceError):
+    if isinstance(error, TwiceError):
         return FinetuneError(f"has the key {named([str(error)])} twice", where=where)
     reason = str(error).partition(":")[0].lower()
     return FinetuneError(f"not JSON: {reason}", where=where)

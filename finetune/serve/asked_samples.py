@@ -12,6 +12,7 @@ from finetune.data.column_kinds import Kind, may_be_nothing
 from finetune.data.short_values import in_short
 from finetune.errors import did_you_mean, named
 from finetune.predict import Predictor
+from finetune.reading import TwiceError, keys_once
 from finetune.serve.refusal import Refusal, ServiceLimits
 
 _LARGEST = {"number": 3.4028234663852886e38, "whole": 2**63 - 1}
@@ -118,13 +119,17 @@ def _parsed(body: bytes) -> Any:
     try:
         # Python's reader takes NaN and Infinity, which JSON has not: a network would answer them
         # with NaN.
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=keys_once
+        )
     except UnicodeDecodeError:
         raise Refusal(400, "the body is not UTF-8") from None
     except RecursionError:
         # Python's reader calls itself for each level: a body of brackets would else count as a bug
         # of ours.
         raise Refusal(400, "the JSON is nested too deep") from None
+    except TwiceError as error:
+        raise Refusal(400, f"an object has the key {named([str(error)])} twice") from None
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {error}") from None
 

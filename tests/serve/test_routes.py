@@ -48,6 +48,7 @@ def test_a_request_may_name_runs_and_columns(client):
         (b"{", 400, "not JSON"),
         (b"\xff\xfe", 400, "not UTF-8"),
         (b'{"inputs": [[NaN, 0, 0, 0]]}', 400, "no NaN"),
+        (b'{"inputs": [{"x": 1, "x": 2}]}', 400, "the key 'x' twice"),
         (b'{"inputs": [[1e999, 0, 0, 0]]}', 422, "too large"),
         (b'{"inputs": [[1e39, 0, 0, 0]]}', 422, "too large"),
         (b'{"inputs": [[' + b"9" * 5000 + b"]]}", 400, "not JSON"),
