@@ -199,7 +199,8 @@ def shard(
         units: Modules that gather their parameters together, none inside another.
         kept: Parameters that every rank keeps whole, and whose gradients are not summed.
         device: Gets the parts, the kept parameters and the buffers. A unit moves there whole
-            before it is cut, so that the device never holds the whole network.
+            before it is cut, so that the device never holds two of them; what lies outside the
+            units moves at last, together.
     """
     # Loaded here: a run in one process has no use for it.
     from torch.distributed.device_mesh import init_device_mesh

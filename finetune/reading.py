@@ -47,10 +47,11 @@ def keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         TwiceError: a key is there twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise TwiceError(next(key for key in keys if keys.count(key) > 1))
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise TwiceError(key)
+        found[key] = value
     return found
 
 

@@ -84,7 +84,8 @@ def _show(sweeping: "Sweeping", out: TextIO, *, as_json: bool) -> None:
     config = None if best is None else write_best(sweeping.asked, best, home)
     page = write_report(records, home)
     judged = [one.run for one in records if one.run is not None and one.state == "done"]
-    note = note_on_samples([read_run(run) for run in judged])
+    # The best alone: each has the hashes of all its samples.
+    note = note_on_samples([read_run(run) for run in judged[:MOST_ON_A_PAGE]])
     if as_json:
         about = {"sweep": str(home), "metric": sweeping.judged.metric}
         about |= {"direction": sweeping.judged.direction}

@@ -10,7 +10,6 @@ from finetune.data.opening import DataFacts
 from finetune.errors import FinetuneError
 from finetune.freezing.lints import Lint
 from finetune.models.declared import Network
-from finetune.models.weights_report import WeightsReport
 from finetune.reading import parse_json, read_own_json
 from finetune.visible import one_line
 
@@ -25,12 +24,15 @@ def other_meaning(model: Network, facts: DataFacts) -> Iterator[Lint]:
     many classes as here, all shapes fit, and the network would answer with those of the file.
     """
     here = Meaning.of(facts)
+    own = [name for name, _ in model.named_parameters()]
     for report in model.weights_reports:
         there = _meaning_of(Path(report.path))
         if there is None:
             continue
         name = one_line(Path(report.path).name)
-        if there.classes and here.classes and _has_last_layer(model, report):
+        loaded = set(report.full_names(report.loaded))
+        first, last = (next(iter(names), None) for names in (own, reversed(own)))
+        if there.classes and here.classes and last in loaded:
             told = _exchanged(there.classes, here.classes)
             if told is not None:
                 yield Lint(
@@ -38,7 +40,8 @@ def other_meaning(model: Network, facts: DataFacts) -> Iterator[Lint]:
                     f"{name} was trained for other classes: output {told}",
                     "a last layer of another name, and strict: false, begin it anew",
                 )
-        for column in sorted(here.categories.keys() & there.categories.keys()):
+        shared = here.categories.keys() & there.categories.keys() if first in loaded else ()
+        for column in sorted(shared):
             told = _exchanged(there.categories[column], here.categories[column])
             if told is not None:
                 yield Lint(
@@ -54,12 +57,6 @@ def _exchanged(there: Sequence[str], here: Sequence[str]) -> str | None:
         if old != new:
             return f"{place} stood for {old[:_MOST]!r} and stands for {new[:_MOST]!r} here"
     return None
-
-
-def _has_last_layer(model: Network, report: WeightsReport) -> bool:
-    """Tell whether the last parameter of the network was loaded from a file."""
-    last = [name for name, _ in model.named_parameters()][-1:]
-    return bool(set(last) & set(report.full_names(report.loaded)))
 
 
 def _meaning_of(path: Path) -> Meaning | None:

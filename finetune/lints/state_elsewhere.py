@@ -20,6 +20,7 @@ from finetune.preserved import (
     moved_attributes,
     preserved,
 )
+from finetune.process import available_memory_bytes
 from finetune.structure import tensors_in
 
 
@@ -77,7 +78,12 @@ def _moved_by_training(subject: Subject) -> set[AttributeName]:
     model, inputs = subject.model, subject.batch(2).inputs
     before, again = _outputs(model, inputs), _outputs(model, inputs)
     held = attributes(model)
-    with preserved(model, buffers=True, modes=True):
+    # A layer may move its own weights as it is called, such as a codebook.
+    weights = [*_own_weights(subject)]
+    if sum(one.nbytes for one in weights) > available_memory_bytes() // 2:
+        # They could not be given back.
+        return set()
+    with preserved(model, buffers=True, modes=True, weights=weights):
         model.train()
         model(**inputs)
     after = _outputs(model, inputs)
@@ -86,6 +92,13 @@ def _moved_by_training(subject: Subject) -> set[AttributeName]:
     if not _alike(before, again) or _alike(before, after):
         return set()
     return moved_attributes(held, attributes(model))
+
+
+def _own_weights(subject: Subject) -> Iterator[nn.Parameter]:
+    """Yield the parameters of layers of the user's own."""
+    for name, child in subject.model.named_children():
+        if isinstance(subject.layer(name)[1], ImportLayer):
+            yield from child.parameters()
 
 
 def _outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:

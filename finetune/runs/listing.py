@@ -29,7 +29,7 @@ class SeedGroup:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the main figure over the runs that are done and have it; None if none has."""
+        """Mean of the main figure, as far as known; of the runs that are done if any is."""
         values = self._values()
         return fmean(values) if values else None
 
@@ -116,7 +116,8 @@ def sorted_groups(
         _refuse_unknown(key, runs, "--sort")
     alike: dict[object, list[RunRecord]] = {}
     copies = Counter[object]()
-    for run in runs:
+    # Runs that are done first: one that was killed must not take the place of its repetition.
+    for run in sorted(runs, key=lambda run: run.status != "done"):
         # Without settings nothing is known: such a run is like no other.
         same = frozenset(run.settings.items()) if run.settings else run.path
         # A copy of a run, or the same run again, is no second seed: a group has each seed once.

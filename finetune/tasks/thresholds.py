@@ -48,7 +48,7 @@ class Threshold:
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is that of whoever reads probabilities without being told."""
+        """Whether all are 0.5, which others take who are not told of any."""
         return all(value == USUAL for value in self.values)
 
     def set_to(self, values: Sequence[float]) -> None:

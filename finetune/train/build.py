@@ -34,7 +34,7 @@ from finetune.train.before.all_lints import all_lints
 from finetune.train.before.every_part import try_parts
 from finetune.train.before.first_look import refuse_missing
 from finetune.train.before.phases import refuse_impossible
-from finetune.train.built import Parts
+from finetune.train.built import Parts, place_of
 from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
 from finetune.train.exact_kernels import use_exact_kernels
@@ -78,7 +78,8 @@ def build_parts(
         known = refuse_missing(config)
         data = open_samples(config, record, most, preprocessing=known)
         build = partial(build_network, **network_arguments(config, data.facts, data.specs))
-        model, place, lines = built_by_ranks(build, config.train.parallel, device, ranks)
+        model, lines = built_by_ranks(build, config, device, ranks, data.order.count)
+        place = place_of(model, device)
         task = build_own_task(config, data.facts, place)
         total = _total_steps(config, data.order.count)
         phases = phases_of(config, model)

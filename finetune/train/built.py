@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from finetune.config.train import TrainConfig
 from finetune.data.loading.mixing import Mixing
@@ -34,4 +35,9 @@ class Parts:
     @property
     def place(self) -> torch.device:
         """Where the network is: where the run trains, or on the CPU until it is sharded."""
-        return next((one.device for one in self.model.parameters()), self.device)
+        return place_of(self.model, self.device)
+
+
+def place_of(model: nn.Module, device: torch.device) -> torch.device:
+    """Return where the parameters of a network are; `device` if it has none."""
+    return next((one.device for one in model.parameters()), device)

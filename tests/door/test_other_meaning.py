@@ -79,6 +79,11 @@ def test_weights_for_other_classes_or_categories_are_told(weights, write, notes)
     assert note.endswith(
         "other categories of 'kind': place 1 stood for 'blue' and stands for 'green' here"
     )
+    # a new first layer has learnt of no category
+    model = [MODEL[0] | {"name": "new"}, MODEL[1]]
+    loose = {"path": weights, "strict": False}
+    kinds = ["red", "green", "grey"]
+    assert notes(write("first layer", kinds, LABELS, model=model, weights=loose)) == []
     # a new last layer has learnt of no class
     model = [MODEL[0], MODEL[1] | {"name": "new"}]
     loose = {"path": weights, "strict": False}

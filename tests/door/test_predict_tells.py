@@ -99,7 +99,8 @@ def test_labels_that_the_run_does_not_know_are_counted_and_named(table, notes):
 
 def test_an_override_that_only_training_reads_is_told(table, notes):
     (table / "n.csv").write_text("u,v\n1,2\n")
-    assert notes("n.csv", "-o", "train.device=cpu", "-o", "train.batch_size=4") == []
+    for used in ("train.device=cpu", "train.batch_size=4", "train.hang_timeout_s=60"):
+        assert notes("n.csv", "-o", used) == []
     assert notes("n.csv", "-o", "train.checkpoint.best=null", "-o", "optimizer.lr=3") == [
         "-o train.checkpoint.best changes nothing: the run is trained",
         "-o optimizer.lr changes nothing: the run is trained",

@@ -63,13 +63,32 @@ class Drawing(OwnStatistics):
         return super().forward(features + torch.randn_like(features))
 
 
+class MovesItself(Honest):
+    """Moves a weight of its own as it is called."""
+
+    def forward(self, features):
+        if self.training:
+            self.head.weight.data.mul_(0.5)
+        return super().forward(features)
+
+
 @pytest.fixture
-def told(small_config):
+def config_of(small_config):
+    """Return a config of a network of the user's own."""
+
+    def config(kind):
+        layers = [{"name": "own", "type": "import", "path": f"{__name__}:{kind.__name__}"}]
+        return small_config(model={"layers": layers}, trust=(__name__.partition(".")[0],))
+
+    return config
+
+
+@pytest.fixture
+def told(config_of):
     """Return the notes on a network of the user's own."""
 
     def notes(kind):
-        layers = [{"name": "own", "type": "import", "path": f"{__name__}:{kind.__name__}"}]
-        config = small_config(model={"layers": layers}, trust=(__name__.partition(".")[0],))
+        config = config_of(kind)
         return [lint.message for lint in lints_of(config, build_parts(config))["network"]]
 
     return notes
@@ -92,3 +111,12 @@ def test_state_that_no_checkpoint_holds_is_told(told):
 @pytest.mark.parametrize("kind", [Honest, Drawing])
 def test_what_changes_no_output_or_cannot_be_told_apart_is_not_told(told, kind):
     assert told(kind) == []
+
+
+def test_looking_leaves_the_weights_as_they_were(config_of):
+    config = config_of(MovesItself)
+    parts = build_parts(config)
+    before = {name: tensor.clone() for name, tensor in parts.model.state_dict().items()}
+    lints_of(config, parts)
+    after = parts.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

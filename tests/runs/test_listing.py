@@ -90,6 +90,14 @@ def test_a_run_that_was_killed_does_not_count_for_the_mean_of_those_that_are_don
     assert len(seeds.runs) == 3
 
 
+def test_a_killed_run_does_not_take_the_place_of_its_repetition(plant, tmp_path):
+    plant("a killed", 0.1, seed=0, status=None)
+    plant("b", 0.7, seed=0)
+    plant("c", 0.9, seed=1)
+    seeds, killed = sorted_groups(find_runs(tmp_path / "runs"))
+    assert names([seeds, killed]) == [["c", "b"], ["a killed"]]
+
+
 @pytest.mark.parametrize(
     ("ended", "status"),
     [

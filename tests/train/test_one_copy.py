@@ -70,9 +70,16 @@ def test_without_room_for_a_file_each_process_keeps_its_own(folder):
     assert torch.equal(network.odd.short, was["odd.short"])
     assert lines == [
         "processes: each holds all of the network until it is cut, as there is no file for them "
-        f"to share: {folder}: File too large"
+        "to share (TMPDIR): File too large"
     ]
     assert [*folder.iterdir()] == []
+
+
+def test_without_a_folder_for_temporary_files_each_process_keeps_its_own(folder, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "gone"))
+    network, lines = built_in_turns(built, Link(ALONE))
+    assert torch.equal(network.odd.short, built().odd.short)
+    assert [line.rpartition(": ")[2] for line in lines] == ["No such file or directory"]
 
 
 def test_a_network_that_cannot_be_built_is_told_after_the_turns(folder):

@@ -70,6 +70,10 @@ def test_an_automatic_micro_batch_is_the_share_of_a_rank():
         ({"train": {"steps": 1, "batch_size": 1}}, "are fewer than 2 processes"),
         ({"task": {"type": "regression", "log_gradient_norms": True}}, "is not added up over 2"),
         ({"train": {"steps": 1, "device": "mps"}}, "cannot share the device"),
+        (
+            {"train": {"steps": 1, "parallel": "fsdp2", "precision": "float16"}},
+            "the loss scale of float16 is not shared",
+        ),
     ],
 )
 def test_what_several_processes_cannot_share_is_refused(small_config, changes, reason):

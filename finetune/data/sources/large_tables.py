@@ -36,7 +36,7 @@ from finetune.store.directory import filled_aside, key_of, place_filled
 from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
 from finetune.store.store_folder import TABLE, folder_of, hold, touch
 
-_VERSION = 2
+_VERSION = 3
 """Of the readers and of the files here; a higher one makes all tables anew."""
 
 

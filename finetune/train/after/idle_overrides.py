@@ -7,6 +7,7 @@ _OF_TRAINING = ("optimizer", "schedule", "tracking", "sweep", "train")
 _STILL_USED = (
     *("train.device", "train.precision", "train.deterministic", "train.batch_size"),
     *("train.micro_batch", "train.checkpoint", "train.checkpoint.path"),
+    *("train.hang_timeout_s", "train.compile"),
 )
 """Keys of these by which a trained network is found and called."""
 

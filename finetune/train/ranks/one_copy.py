@@ -2,17 +2,17 @@
 
 A run whose processes share the weights (FSDP2) needs all of the network for a short time only:
 until it is cut it is tried out and looked at. So the processes of a machine build it one after the
-other, and each lets its own copy go for a map of one file, whose pages they share. At any time a
-machine holds two copies at most, however many processes it runs.
+other, and each then has a map of one file in place of its own copy; they share its pages. At any
+time a machine holds two copies at most, however many processes it runs.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import accumulate, chain
 from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def built_in_turns(build: Callable[[], Network], link: Link) -> tuple[Network, l
     own, faults, built = link.ranks.local_rank, Faults(), list[Network]()
     turns = 1 + max(int(one) for one in link.rows(torch.tensor([own])))
     lines, place = list[str](), None
-    with temporary_file() as (path, file):
+    with ExitStack() as until_all_have_it:
         for turn in range(turns):
             # A fault waits until all have had their turn: the other ranks have the same to tell.
             with faults.noted():
@@ -50,8 +50,8 @@ def built_in_turns(build: Callable[[], Network], link: Link) -> tuple[Network, l
                     built.append(build())
             if turn == 0:
                 if own == 0 and built:
-                    lines += _written(built[0], file, path.parent)
-                place = _agreed(link, str(path) if own == 0 and built and not lines else "")
+                    place, lines = _written(built[0], until_all_have_it)
+                place = _agreed(link, place)
             if turn == own and built and place:
                 _map(built[0], place)
             link.wait()
@@ -70,29 +70,38 @@ def memory_place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if is_plain else id(tensor)
 
 
-def _agreed(link: Link, name: str) -> Path | None:
+def _agreed(link: Link, path: Path | None) -> Path | None:
     """Return the path that the first rank of this machine gives; None if it gives none."""
-    names = link.gathered([torch.tensor([*os.fsencode(name)], dtype=torch.uint8)])
+    told = torch.tensor([*os.fsencode(path or "")], dtype=torch.uint8)
+    names = link.gathered([told])
     # torchrun numbers the processes of a machine one after the other.
     (found,) = names[link.ranks.rank - link.ranks.local_rank]
     return Path(os.fsdecode(bytes(found.tolist()))) if len(found) else None
 
 
-def _written(network: nn.Module, file: IO[bytes], folder: Path) -> list[str]:
-    """Write the parameters into a file; return a line for the user if there is no room for them."""
+def _written(network: nn.Module, until: ExitStack) -> tuple[Path | None, list[str]]:
+    """Write the parameters into a new file.
+
+    Args:
+        network: Has the parameters.
+        until: Removes the file when it is closed.
+
+    Returns:
+        The file, or None and a line for the user if there is no room for it.
+    """
     try:
+        path, file = until.enter_context(temporary_file())
         for parameter, begin in _places_in_file(network):
             file.seek(begin)
             rest = _bytes_of(parameter).numpy().data
             while rest:
                 rest = rest[file.write(rest) :]
     except OSError as error:
-        file.truncate(0)
-        return [
+        return None, [
             "processes: each holds all of the network until it is cut, as there is no file for "
-            f"them to share: {folder}: {error.strerror}"
+            f"them to share (TMPDIR): {error.strerror}"
         ]
-    return []
+    return path, []
 
 
 def _map(network: nn.Module, path: Path) -> None:

@@ -33,23 +33,41 @@ _GIB = 2**30
 
 
 def built_by_ranks(
-    build: Callable[[], Network], wish: str, device: torch.device, ranks: Ranks
-) -> tuple[Network, torch.device, list[str]]:
+    build: Callable[[], Network],
+    config: RunConfig,
+    device: torch.device,
+    ranks: Ranks,
+    num_samples: int,
+) -> tuple[Network, list[str]]:
     """Build a network before it is known whether it is sharded.
 
     Args:
         build: Builds it on the CPU.
-        wish: `train.parallel` of the config.
-        device: Where the run trains, which may not hold all of a network that is sharded.
+        config: The run config.
+        device: Where the run trains. A network that is sharded is left on the CPU until then, as
+            the device may not hold all of it.
         ranks: Which process of the run this is.
+        num_samples: Training samples of an epoch.
 
     Returns:
-        The network; where it is; lines for the user.
+        The network, and lines for the user.
+
+    Raises:
+        FinetuneError: it cannot be built, or is sharded and the config asks for what does not go
+            with it.
     """
-    if not ranks.is_several or wish == "ddp":
-        return build().to(device), device, []
-    network, lines = built_in_turns(build, Link(ranks)) if wish == "fsdp2" else (build(), [])
-    return network, torch.device("cpu"), lines
+    wish, lines = config.train.parallel if ranks.is_several else "ddp", list[str]()
+    if wish == "fsdp2":
+        # Before anything is tried out on the CPU, which has other kinds of numbers.
+        refuse_unsharded(config, ranks, num_samples)
+        network, lines = built_in_turns(build, Link(ranks))
+        return network, lines
+    network = build()
+    weights = sum(one.nbytes for one in network.parameters())
+    if wish == "auto" and weights > _SHARE * _memory_bytes(device):
+        refuse_unsharded(config, ranks, num_samples)
+        return network, lines
+    return network.to(device), lines
 
 
 def shards_of(config: RunConfig, parts: Parts, link: Link) -> tuple[Shards, list[str]]:
