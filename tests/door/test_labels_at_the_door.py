@@ -140,6 +140,15 @@ def test_label_numbers_of_a_part_may_all_be_of_one_length(write_json, opened):
         opened(XY | {"source": write_json([[0, 3], [1, 2]])}, MULTILABEL)
 
 
+def test_a_matrix_of_fewer_labels_than_training_has_is_refused(write_json, opened):
+    parts = {
+        "train": write_json([[0, 1, 0, 1, 0], [1, 0, 0, 0, 1]]),
+        "validation": write_json([[0, 1, 0, 1]], "more.jsonl"),
+    }
+    with pytest.raises(DataError, match="has 4 labels, not 5"):
+        opened(XY | parts, MULTILABEL)
+
+
 def test_escapes_and_commas_within_quotes_belong_to_the_label(write_csv, opened):
     cells = ["['a, b', 'it\\'s']", '["caf\\u00e9"]']
     assert opened(XY | {"source": write_csv(cells)}, MULTILABEL).facts.classes == (

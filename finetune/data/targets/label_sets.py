@@ -88,9 +88,14 @@ def _sets_of_known(values: Tensor, about: PartLabels) -> list[set[str]] | None:
     is_of_rows = values.ndim == 2 and not values.is_floating_point()
     if about.classes is None or not is_of_rows or about.rules.names or about.rules.head:
         return None
+    if values.shape[1] == len(about.classes):
+        return None
+    # No label is twice in a set; a row of more than two 0 and 1 repeats one.
+    in_order = values.sort(1).values
+    if bool((in_order[:, 1:] == in_order[:, :-1]).any()):
+        return None
     rows = [{str(label) for label in row} for row in values.tolist()]
-    is_known = set().union(*rows) <= set(about.classes)
-    return rows if is_known and values.shape[1] != len(about.classes) else None
+    return rows if set().union(*rows) <= set(about.classes) else None
 
 
 def _matrix(values: Tensor, about: PartLabels) -> Target:
