@@ -19,6 +19,7 @@ from finetune.data.parts.parting import (
     refuse_unseen_labels,
 )
 from finetune.data.parts.raw_data import RawData, read_data
+from finetune.data.parts.split_columns import refuse_flags_of_others
 from finetune.data.parts.split_source import parted, parted_as_before
 from finetune.data.steps.learnt import Learnt
 from finetune.data.steps.text_windows import WindowCutter, in_windows
@@ -136,7 +137,10 @@ def open_data(
         known_by=known_by,
         preprocessing=preprocessing,
     )
-    opened = _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
+    if record is None:
+        opened = _opened(raw, task, seed, is_new=True)
+    else:
+        opened = _opened_again(raw, task, seed, record)
     if preprocessing is not None:
         opened = _in_windows(opened, raw.config, task, preprocessing, trust)
     classes = opened.facts.classes
@@ -176,13 +180,16 @@ def _in_windows(
     )
 
 
-def _opened(raw: RawData, task: Task, seed: int) -> OpenedData:
+def _opened(raw: RawData, task: Task, seed: int, *, is_new: bool = False) -> OpenedData:
     """Return the parts of the data, split as the config says."""
     parts, classes, on_labels = labelled(raw, task)
     if raw.config.split is None:
         notes = notes_on_copies(list(parts.values()))
         refuse_unseen_labels(parts, classes, None)
     else:
+        # A run that has begun goes on as it was split.
+        if is_new and raw.config.split.by is not None:
+            refuse_flags_of_others(parts["train"].places["by"], raw.config.split.by)
         parts, notes = parted(parts["train"], raw.config.split, task, classes, seed)
     return _with_facts(raw, parts, classes, task, (*notes, *on_labels))
 

@@ -1,13 +1,16 @@
 """Splits by a column, by groups, in folds, with a few samples a class: what each promises."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from finetune.config.data import SplitConfig
+from finetune.config.data import DataConfig, SplitConfig
+from finetune.config.task_keys import ClassificationTask
+from finetune.data.opening import Record, open_data
 from finetune.data.parts.splits import split_samples
 from finetune.data.parts.spread import spread
 from finetune.errors import DataError
@@ -57,7 +60,13 @@ def test_a_column_of_flags_says_what_is_for_validation(split, flags):
     assert parts == {"train": [0, 2, 3, 5], "validation": [1, 4]}
 
 
-@pytest.mark.parametrize("name", ["is_train", "Testing"])
+@pytest.mark.parametrize("name", ["is_latest", "contest", "constrained", "isVal"])
+def test_flags_with_a_part_inside_a_word_say_what_is_for_validation(split, name):
+    parts, _ = split(rows_of(4, **{name: ["1", "0", "0", "0"]}), {"by": name})
+    assert parts == {"train": [1, 2, 3], "validation": [0]}
+
+
+@pytest.mark.parametrize("name", ["is_train", "isTrain", "train_set", "istest", "TEST", "Testing"])
 def test_flags_of_another_part_are_refused(split, name):
     with pytest.raises(DataError, match=f"column '{name}' seems to say what is for t") as caught:
         split(rows_of(4, **{name: ["1", "1", "0", "1"]}), {"by": name})
@@ -205,3 +214,23 @@ def test_several_labels_without_strata_are_split_as_ever(split):
     parts, _ = split(rows, shares, task="multilabel")
     expected = split_samples(SplitConfig(**shares), 0, torch.arange(60))
     assert parts == {name: some.tolist() for name, some in expected.items()}
+
+
+def test_a_run_that_has_begun_with_flags_of_another_part_goes_on(write_csv):
+    def opened(name, record=None):
+        rows = rows_of(4, **{name: ["1", "0", "0", "0"]})
+        data = {"source": write_csv(rows), "inputs": ["x"], "target": "label"}
+        config = DataConfig.model_validate({**data, "split": {"by": name}})
+        task = ClassificationTask(type="classification")
+        return open_data(config, task, seed=0, trust=(), record=record)
+
+    # As an earlier version has split it, which did not look at the name.
+    before = opened("fold")
+    with pytest.raises(DataError, match="seems to say what is for train"):
+        opened("is_train")
+    columns = {name.replace("fold", "is_train"): h for name, h in before.identity.columns.items()}
+    identity, asked = replace(before.identity, columns=columns), []
+    for each, is_asked in ((identity, False), (before.identity, True)):
+        record = Record(each, before.facts.kinds, asked.append, trains=True)
+        assert opened("is_train", record).facts.sizes == {"train": 3, "validation": 1}
+        assert bool(asked) is is_asked

@@ -25,8 +25,8 @@ _IS_VALIDATION: Mapping[str, str] = {
     **dict.fromkeys(("false", "0", "0.0", "no"), "train"),
 }
 """A column such as `is_valid`."""
-_OF_OTHERS = re.compile("train|test", re.IGNORECASE)
-"""In the name of such a column: it says what is for another part."""
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+"""A word in the name of a column, such as `is_train` or `isTrain`."""
 
 
 def values_of(table: Table, name: str, key: Key) -> list[str]:
@@ -61,16 +61,7 @@ def parts_by(values: Sequence[str], table: Table, name: str) -> dict[str, Tensor
     Raises:
         DataError: a value names no part, or no sample is for training.
     """
-    # Only if all values are like that: next to `test`, a `1` is more likely a mistake.
-    is_flag = all(value.lower() in _IS_VALIDATION for value in values)
-    if is_flag and (other := _OF_OTHERS.search(name)):
-        raise DataError(
-            f"column {name!r} seems to say what is for {other[0].lower()}; in a column of true and "
-            "false, true is for validation",
-            hint="write train, validation and test in it; or turn it round and call it is_valid",
-            key=(*_KEY, "by"),
-        )
-    names = _IS_VALIDATION if is_flag else _NAMES
+    names = _IS_VALIDATION if _are_flags(values) else _NAMES
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, value in enumerate(values):
         part = names.get(value.lower())
@@ -85,6 +76,19 @@ def parts_by(values: Sequence[str], table: Table, name: str) -> dict[str, Tensor
     if not found["train"]:
         raise DataError(f"column {name!r} leaves no sample to train on", key=(*_KEY, "by"))
     return {part: torch.tensor(rows) for part, rows in found.items() if rows}
+
+
+def refuse_flags_of_others(values: Sequence[str], name: str) -> None:
+    """Raise `DataError` if a column of true and false is called after another part."""
+    words = (word.lower().removeprefix("is").removesuffix("set") for word in _WORD.findall(name))
+    other = next((word for word in words if _NAMES.get(word) in ("train", "test")), None)
+    if other is not None and _are_flags(values):
+        raise DataError(
+            f"column {name!r} seems to say what is for {other}; in a column of true and false, "
+            "true is for validation",
+            hint="write train, validation and test in it; or turn it round and call it is_valid",
+            key=(*_KEY, "by"),
+        )
 
 
 def joined_groups(groups: Tensor, values: Sequence[str]) -> Tensor:
@@ -113,6 +117,11 @@ def joined_groups(groups: Tensor, values: Sequence[str]) -> Tensor:
             # The earlier one becomes the root, so that numbers do not depend on the order of links.
             parents[two] = one
     return torch.tensor([root(row) for row in range(len(values))])
+
+
+def _are_flags(values: Sequence[str]) -> bool:
+    """Tell whether all values are true or false: next to `test`, a `1` is more likely a mistake."""
+    return all(value.lower() in _IS_VALIDATION for value in values)
 
 
 def _texts(column: Column) -> list[str] | None:
