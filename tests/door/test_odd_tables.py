@@ -54,6 +54,11 @@ def test_a_number_that_reads_like_no_value_is_told(sign):
     assert f'missing: ["{sign}"]' in note
 
 
+def test_a_whole_number_beyond_doubles_is_no_number_with_fractions():
+    # Told with its row, where the column is settled.
+    assert notes_on_fractions("u", Listed([10**400, 1], "cells")) == []
+
+
 @pytest.mark.parametrize(
     "values",
     [[-999, 0.5, 0.7], [-999.0, -500, 0, 800, -999], [0.5, 0.7], [1, 2, 3], [True, False], []],

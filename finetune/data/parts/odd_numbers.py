@@ -97,7 +97,10 @@ def _is_given(cell: object) -> bool:
 def _as_double(cell: object) -> float | None:
     """Return the number in a cell; None without one."""
     is_one = reads_as_number(cell) if isinstance(cell, str) else is_number(cell)
-    number = float(cell) if is_one else np.nan  # type: ignore[arg-type]
+    try:
+        number = float(cell) if is_one else np.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond doubles; told where the column is settled
+        return None
     return number if np.isfinite(number) else None
 
 
