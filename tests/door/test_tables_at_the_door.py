@@ -173,6 +173,9 @@ def test_a_line_of_names_among_the_rows_is_refused_and_passed_over_in_prediction
     with path.open(encoding="utf-8") as file:
         [chunk] = separated_chunks(file, reading)
     assert list(chunk.bad) == [1]
+    # Where columns are numbered, a row of numbers may be like them.
+    path.write_text("0,1\n0.5,1\n0,1\n")
+    assert predicted(path, kinds={"0": "number", "1": "number"}).columns["0"] == ["0.5", "0"]
     # One cell alone may be a text like any other.
     path.write_text("text\ngood\ntext\n")
     assert predicted(path).columns["text"] == ["good", "text"]
@@ -186,10 +189,19 @@ def test_texts_in_utf_8_that_are_read_in_another_encoding_are_told(tmp_path):
     told = "1 of 2 texts of 'text' are valid UTF-8 and read as latin-1, such as row 1 of "
     assert note.startswith(f"{told}{path}; encoding: utf-8")
     assert note.endswith("as they are")
-    path.write_bytes(table.encode() + "naïf,a\n".encode("latin-1"))
+    more = "".join(f"é{n},a\n" for n in range(10))
+    path.write_bytes((table + more).encode() + "naïf,a\n".encode("latin-1"))
     assert trained(path, encoding="latin-1")[1][0].endswith("; texts that are no UTF-8: 1")
     path.write_text(table, encoding="latin-1")
     assert trained(path, encoding="latin-1") == (["café", "bad"], ())
+
+
+def test_signs_that_are_utf_8_by_chance_are_told_nothing_about(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\n男,a\n女,b\n女,b\n", encoding="gbk")
+    # Two bytes that are one other sign in UTF-8, in most of the cells.
+    assert "女".encode("gbk").decode() != "女"
+    assert trained(path, encoding="gbk") == (["男", "女", "女"], ())
 
 
 def test_line_breaks_in_honest_cells_stay_and_one_doubtful_row_is_told(tmp_path):

@@ -81,13 +81,10 @@ def notes_on_encoding(part: Incoming, columns: Collection[str], encoding: str) -
         columns: Columns that the network takes.
         encoding: The encoding of the training data, which new files are read in too.
     """
-    notes = []
-    for name in columns:
-        found, _ = really_utf8(part.columns[name], encoding)
-        if found:
-            of, shown = len(part.names), part.names[found[0]]
-            notes.append(
-                f"{len(found):,} of {of:,} texts of {name!r} are valid UTF-8 and read as "
-                f"{encoding}, as the training data were, such as {shown}"
-            )
-    return tuple(notes)
+    found, _ = really_utf8({name: part.columns[name] for name in columns}, encoding)
+    of = len(part.names)
+    return tuple(
+        f"{len(rows):,} of {of:,} texts of {name!r} are valid UTF-8 and read as {encoding}, as "
+        f"the training data were, such as {part.names[rows[0]]}"
+        for name, rows in found.items()
+    )

@@ -1,8 +1,11 @@
 """Find texts that are UTF-8 and were read in another encoding, which shows two signs for one."""
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeGuard
+
+_MANY_TIMES = 10
+"""Different texts that are UTF-8 for each one that is not, from which on it is no chance."""
 
 
 def is_called_utf8(encoding: str) -> bool:
@@ -13,20 +16,35 @@ def is_called_utf8(encoding: str) -> bool:
         return False
 
 
-def really_utf8(cells: Iterable[object], encoding: str) -> tuple[list[int], int]:
+def really_utf8(
+    columns: Mapping[str, Iterable[object]], encoding: str
+) -> tuple[dict[str, list[int]], int]:
     """Return the positions of texts that are UTF-8 as well, and mean something else in it.
 
-    Also returns the number of those that are not, without those of ASCII alone.
+    By name of the column, and none unless nearly all texts are such: in an encoding with two bytes
+    a sign, some signs are UTF-8 by chance. Also returns the number of those that are not, without
+    those of ASCII alone.
 
     Args:
-        cells: Texts that were read in `encoding`, among anything else.
+        columns: Cells of one source by column: texts that were read in `encoding`, among anything
+            else.
         encoding: That encoding.
     """
     if is_called_utf8(encoding):
-        return [], 0
-    told = [(at, cell) for at, cell in enumerate(cells) if _tells(cell)]
-    found = [at for at, cell in told if _is_utf8(cell, encoding)]
-    return found, len(told) - len(found)
+        return {}, 0
+    found, others = dict[str, list[int]](), list[str]()
+    # Each text once: one of two categories may be UTF-8 by chance, and most cells hold it.
+    different = set[str]()
+    for name, cells in columns.items():
+        for at, cell in enumerate(cells):
+            if _tells(cell):
+                if _is_utf8(cell, encoding):
+                    found.setdefault(name, []).append(at)
+                    different.add(cell)
+                else:
+                    others.append(cell)
+    is_told = len(different) >= _MANY_TIMES * len(set(others))
+    return found if is_told else {}, len(others)
 
 
 def _tells(cell: object) -> TypeGuard[str]:

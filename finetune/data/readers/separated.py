@@ -268,8 +268,9 @@ def _fault(
     """Return the error for a row of wrong bytes, of names, or of another width; or None."""
     if reading.passes and (wrong := wrong_bytes(lines, reading, where)) is not None:
         return wrong
-    # A single cell may well read like the name of its column.
-    is_alike = len(names) > 1 and row[-1] == names[-1]
+    # A single cell may well read like the name of its column, and so may a row of numbers where a
+    # table without names numbers its columns.
+    is_alike = len(names) > 1 and row[-1] == names[-1] and not all(map(_is_a_number, names))
     if is_alike and [cell.removeprefix("\ufeff") for cell in row] == names:
         return DataError(
             "repeats the names of the columns, as where several tables were joined",
