@@ -169,13 +169,20 @@ def test_new_numbers_in_another_unit_are_told(fed):
     step = [{"type": "standardize", "columns": ["x"]}]
     made, config = fed(table([1.5, 2.5, 3.5, 4.5], held=[2.0]), step, ["x"])
     assert not any("in one unit" in note for note in made.notes)
-    _, told = predicted(made, config, x=[1500.0, 2.5, 4500.0])
+    _, told = predicted(made, config, x=[1500.0, 2.5, 4500.0, 2500.0, 3.5])
     assert told == [
-        "column 'x': 2 of 3 numbers are more than 10 standard deviations from those of training "
+        "column 'x': 3 of 5 numbers are more than 10 standard deviations from those of training "
         "(mean 3, deviation 1.118): are both in one unit, and scaled alike?"
     ]
-    # One far from the others is an outlier.
-    assert predicted(made, config, x=[2.5, 4500.0])[1] == []
+    # Few may lie anywhere, and one far from the others is an outlier.
+    assert predicted(made, config, x=[4500.0, 4500.0])[1] == []
+    assert predicted(made, config, x=[2.5, 2.5, 2.5, 2.5, 4500.0])[1] == []
+
+
+def test_a_rare_1_among_0_is_not_of_another_unit(fed):
+    step = [{"type": "standardize", "columns": ["x"]}]
+    made, config = fed(table([1] + [0] * 199, held=[0]), step, ["x"])
+    assert predicted(made, config, x=[1] * 5)[1] == []
 
 
 def test_positions_leave_0_for_unknown_and_tell_how_many_there_are(fed):

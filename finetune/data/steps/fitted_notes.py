@@ -12,6 +12,8 @@ from finetune.errors import named
 
 _COMPARED = 10_000
 """Most categories whose spellings are compared."""
+_FEW = 5
+"""Fewer numbers may lie anywhere."""
 _SHOWN = 6
 """Most columns, and most categories, that a line names."""
 
@@ -79,7 +81,7 @@ def _on_met(step: FittedStep) -> list[str]:
                 f"{value}"
             )
         # A few of them are outliers; nearly all of them are something else.
-        if met.num_far * 2 > met.num_cells:
+        if met.num_cells >= _FEW and met.num_far * 2 > met.num_cells:
             usual = _told((step.figures or {})[name])
             lines.append(
                 f"column {name!r}: {met.num_far:,} of {met.num_cells:,} numbers are more than "

@@ -9,6 +9,7 @@ from typing import assert_never
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.config.fitted_keys import (
@@ -184,7 +185,7 @@ class FittedStep:
                 divisor = [one or 1.0 for one in deviation]
                 self._read.refuse_width(name, flat, mean)
                 flat = (flat - np.asarray(mean)) / np.asarray(divisor)
-                met, is_scaled = self.met.setdefault(name, Met()), np.asarray(deviation) > 0
+                met, is_scaled = self.met.setdefault(name, Met()), _have_size(mean, deviation)
                 met.num_cells += len(flat) * int(is_scaled.sum())
                 met.num_far += int((np.abs(flat[:, is_scaled]) > FAR).sum())
             case Limits(low=low, high=high):
@@ -305,6 +306,14 @@ def _most_frequent(numbers: Flat) -> float:
     """Return the most frequent of some numbers, of equals the smallest; empty ones do not count."""
     found, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
     return float(found[counts.argmax()])
+
+
+def _have_size(mean: Sequence[float], deviation: Sequence[float]) -> NDArray[np.bool_]:
+    """Tell of which numbers of a sample others can be far: neither constant, nor 0 and 1 alone."""
+    means, deviations = np.asarray(mean), np.asarray(deviation)
+    # The variance of 0 and 1; a rare 1 is many deviations away, and as good as any.
+    is_flag = np.isclose(deviations**2, means * (1 - means), rtol=1e-6, atol=0)
+    return np.asarray((deviations > 0) & ~is_flag)
 
 
 def _as_column(flat: Flat, like: Numbers) -> Numbers:
