@@ -5,6 +5,7 @@ import torch
 
 from finetune.config.task_keys import SegmentationTask
 from finetune.data.targets import class_counts
+from finetune.data.targets.target_units import notes_on_units
 
 NUMBERS = """
 model: {layers: [{name: head, type: Linear, out_features: 1}]}
@@ -55,12 +56,28 @@ def test_numbers_to_learn_in_another_unit_are_told(told, tmp_path):
         rows = "".join(f"{n},1,{y}\n" for n, y in enumerate(targets))
         (tmp_path / "v.csv").write_text(f"u,v,y\n{rows}")
         out = " ".join(told([1.5, 2.5, 3.5, 4.5, 5.5], config).split())
-        return "column 'y' to learn: mean" in out
+        return "column 'y' to learn: most are" in out
 
     for factor, is_told in ((1000, True), (0.001, True), (1, False), (3, False)):
         assert of_validation([factor * y for y in (1.5, 2, 3, 4, 5)]) is is_told
     # Few of them may lie anywhere.
     assert not of_validation([1500, 2500])
+
+
+def test_a_few_numbers_far_from_the_others_are_no_other_unit():
+    prices = torch.arange(1.0, 101).repeat(10)
+    far = torch.cat([prices, torch.tensor([1e8])])
+    for train, validation in ((far, prices), (prices, prices[:50]), (far, far[-51:])):
+        assert notes_on_units({"train": train, "validation": validation}, "y") == []
+    [note] = notes_on_units({"train": prices, "test": far * 1000}, "y")
+    assert "6,000 to 9.6e+04 in the test part, 6 to 95 in training" in note
+
+
+def test_of_many_targets_some_are_looked_at():
+    train, held = torch.arange(1_000_000.0), torch.arange(3000.0).reshape(30, 100)
+    assert notes_on_units({"train": train, "validation": train}, "y") == []
+    [note] = notes_on_units({"train": held, "validation": held * 1e6}, "y")
+    assert note.startswith("number 0 of column 'y' to learn: most are")
 
 
 def test_of_several_numbers_the_constant_ones_are_counted(told):
