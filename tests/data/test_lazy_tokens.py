@@ -141,6 +141,23 @@ def test_what_is_asked_of_all_samples_is_as_if_they_were_made_at_once(columns, c
         )
 
 
+def test_all_tokens_are_not_looked_through_for_a_count_that_nobody_gets(columns, counted, tmp_path):
+    class Asked(CountedTokenizer):
+        asked = 0
+
+        @property
+        def unk_token_id(self):
+            self.asked += 1
+            return self.tokenizer.unk_token_id
+
+    for store in (None, TokenStore(1.0, tmp_path)):
+        tokenizer = Asked(counted)
+        made = step_of(tokenizer, "one").whole({"one": columns[1]["one"]}, store)
+        assert tokenizer.asked == 1
+        assert GatheredSamples(made, None).longest == LONGEST
+        assert tokenizer.asked == 1
+
+
 def test_a_note_says_of_how_many_texts_those_that_are_cut_were_drawn(columns, counted):
     step = step_of(counted, "one")
     step.whole({"one": columns[1]["one"]})

@@ -59,6 +59,8 @@ class Tokenize:
     key: Key
     cut: CutTexts = field(default_factory=CutTexts, compare=False)
     """Counts texts that are cut; mutated by each call."""
+    counts: bool = field(default=True, compare=False)
+    """Whether texts of whole columns count."""
     is_of_words: bool = False
     """Whether it takes words, and says in the column `WORDS` which one begins with each token."""
     before_words: str = ""
@@ -156,7 +158,7 @@ class Tokenize:
         self.cut.drawn_from += len(column)
         first = self._counted(column.at(drawn))
         # The line on cut texts comes from the drawn texts. Later ones must not change its counts.
-        uncounted = replace(self, cut=CutTexts())
+        uncounted = replace(self, counts=False)
 
         def make(texts: list[Any]) -> dict[str, Ragged]:
             return self._ragged(self._outputs(self._tokenized(texts)))
@@ -215,13 +217,15 @@ class Tokenize:
 
     def _count(self, lengths: Tensor, cut: Tensor, ids: Ragged | Sequences | None) -> None:
         """Add texts to the count of what was cut, and what is unknown."""
+        if not self.counts:
+            return
         of_no_text = self.tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1)
         sign = self.tokenizer.unk_token_id
         # Tokenizers of bytes know everything, and name a token of another meaning.
         others = {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}
         unknown = 0
         if ids is not None and sign is not None and sign not in others:
-            # In pieces: the tokens of a large table are more than memory holds.
+            # In pieces: the answers to a comparison of all tokens take memory beside them.
             unknown = sum(int((piece == sign).sum()) for piece in ids.values.split(_AT_A_TIME))
         self.cut.add(lengths, cut, of_no_text, unknown)
 
