@@ -44,8 +44,8 @@ class DataFacts:
         counts: Training samples of each class, or with each label; None without classes, and where
             the target is an image.
         by_target: Classes of each target of a list of tasks that has some.
-        of_bytes: Names of the inputs that are images of bytes, which become 0 to 1; None for a run
-            of an earlier version.
+        of_bytes: Names of the inputs that are images of bytes, which become 0 to 1; empty for a run
+            of an earlier version, too.
     """
 
     inputs: tuple[str, ...]
@@ -57,7 +57,7 @@ class DataFacts:
     fitted: tuple[Learnt, ...] = ()
     counts: tuple[int, ...] | None = None
     by_target: dict[str, TargetClasses] = field(default_factory=dict)
-    of_bytes: tuple[str, ...] | None = None
+    of_bytes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

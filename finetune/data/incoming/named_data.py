@@ -227,7 +227,7 @@ class DataReader:
         on_bytes = list[str]()
         of_bytes = {
             name: as_bytes(name, table.columns[name], table.told, on_bytes.append)
-            for name in self.facts.of_bytes or ()
+            for name in self.facts.of_bytes
         }
         table = replace(table, columns={**table.columns, **of_bytes})
         refuse_gaps_in(table, inputs, filled_columns(self.config))

@@ -94,7 +94,7 @@ def prepare_inputs(
         name: column_of(name, rows[name], facts.kinds[name], places, config.source or config.train)
         for name in facts.inputs
     }
-    for name in facts.of_bytes or ():
+    for name in facts.of_bytes:
         columns[name] = as_bytes(name, columns[name], places, tell)
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)

@@ -41,7 +41,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             fitted=read_learnt(document.get("fitted", [])),
             counts=_counts(document.get("counts"), classes),
             by_target=_by_target(document.get("by_target", {})),
-            of_bytes=_texts(document["of_bytes"]) if document.get("of_bytes") is not None else None,
+            of_bytes=_texts(document.get("of_bytes") or []),
         )
         if not facts.inputs or not facts.kinds.keys() >= set(facts.inputs):
             raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")
