@@ -184,7 +184,7 @@ def _opened(raw: RawData, task: Task, seed: int, *, is_new: bool = False) -> Ope
     """Return the parts of the data, split as the config says."""
     parts, classes, on_labels = labelled(raw, task)
     if raw.config.split is None:
-        notes = notes_on_copies(list(parts.values()))
+        notes = notes_on_copies(list(parts.values()), are_of_one_source=False)
         refuse_unseen_labels(parts, classes, None)
     else:
         # A run that has begun goes on as it was split.
@@ -249,7 +249,8 @@ def _opened_as_before(
         known, renamed = _renamed(known, raw, task)
     parts, classes, _ = labelled(raw, task, known, record.identity.by_target)
     parts, lines = parted_as_before(parts, raw.config.split, record.identity, seed)
-    notes = notes_on_copies(list(parts.values()))
+    is_split = raw.config.split is not None
+    notes = notes_on_copies(list(parts.values()), are_of_one_source=is_split)
     return _with_facts(raw, parts, classes, task, notes), [*renamed, *lines]
 
 

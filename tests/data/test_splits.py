@@ -144,6 +144,14 @@ def test_copies_in_another_notation_or_format_are_copies_across_parts(write_csv,
     assert note in opened({**parts, "inputs": ["x"]}).facts.notes
 
 
+def test_within_one_source_another_notation_is_no_copy(write_csv, opened):
+    # As they are left, kept together and dropped: float32 makes times one that are two.
+    cells = ["0.5", "0.50", "1700000000.25", "1700000000.5"]
+    source = write_csv([["x", "label"], *([cell, "ab"[n % 2]] for n, cell in enumerate(cells))])
+    data = {"source": source, "inputs": ["x"], "split": {"test": 0.5, "copies": "leave"}}
+    assert not any("copies" in note for note in opened(data).facts.notes)
+
+
 @pytest.mark.parametrize("copies", ["leave", "together", "drop"])
 def test_copies_with_another_target_are_told(write_csv, opened, copies):
     rows = [[f"text {n}", "ab"[n % 2]] for n in range(20)]

@@ -252,13 +252,23 @@ def refuse_unseen_labels(
             refuse_unseen(trained, part.target, classes, f"the {name} part", hint, drawn=drawn)
 
 
-def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
-    """Return a note on how many samples are exact copies, and how many of those across parts."""
+def notes_on_copies(
+    parts: Sequence[RawPart], remedy: str = "", *, are_of_one_source: bool
+) -> tuple[str, ...]:
+    """Return a note on how many samples are exact copies, and how many of those across parts.
+
+    Args:
+        parts: The parts.
+        remedy: What keeps copies apart, for the note.
+        are_of_one_source: Whether a split has made them, for which 0.5 and 0.50 are no copies.
+            Several sources may have other notations for one row.
+    """
     # Copies only matter where one may be trained on and another one tested.
     if len(parts) == 1:
         return ()
     # Over all parts at once: the first copy of a sample may lie in another part.
-    first = first_copies(torch.cat([part.hashes.as_read for part in parts]))
+    hashes = [p.hashes.inputs if are_of_one_source else p.hashes.as_read for p in parts]
+    first = first_copies(torch.cat(hashes))
     owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
     copies = int((first != torch.arange(len(first))).sum())
     across = int((owner[first] != owner).sum())
@@ -279,8 +289,12 @@ def notes_on_contradictions(first: Tensor, target: Tensor | None) -> tuple[str, 
     """
     if target is None:
         return ()
-    differs = (target != target[first]).reshape(len(first), -1).any(1)
+    # Of the copies alone: all targets may be more than memory holds twice.
+    copies = (first != torch.arange(len(first))).nonzero().flatten()
+    if not len(copies):
+        return ()
+    differs = (target[copies] != target[first[copies]]).reshape(len(copies), -1).any(1)
     if not (count := int(differs.sum())):
         return ()
-    copies = int((first != torch.arange(len(first))).sum())
-    return (f"{count} of {copies} exact copies have another target than the sample they repeat",)
+    copied = f"{count} of {len(copies)} exact copies"
+    return (f"{copied} have another target than the sample they repeat",)

@@ -46,7 +46,8 @@ def parted(
     """
     if split.by is not None:
         positions = parts_by(whole.places["by"], whole.table, split.by)
-        notes = [*notes_on_copies([whole.take(rows) for rows in positions.values()])]
+        drawn = [whole.take(rows) for rows in positions.values()]
+        notes = [*notes_on_copies(drawn, are_of_one_source=True)]
     else:
         # Before the split: a copy in another part would let the network be tested on what it was
         # trained on.
@@ -171,7 +172,7 @@ def _on_copies(
     match split.copies:
         case "leave":
             parts = [whole.take(rows) for rows in positions.values()]
-            return notes_on_copies(parts, _KEEP_APART)
+            return notes_on_copies(parts, _KEEP_APART, are_of_one_source=True)
         case "together" if num_copies:
             return (f"{copies} in one part with their originals",)
         case "drop" if num_copies:
