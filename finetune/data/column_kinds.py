@@ -66,6 +66,9 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
 _MOST_OF_FLOATS = 2
 """Beyond this no pixel is one of 0 to 1, which resizing may leave a little."""
 _MOST_OF_BYTE = 255
+_BYTES_OR_FLOATS = "bytes (uint8) from 0 to 255, or numbers from 0 to 1"
+_AT_ONCE = 1 << 22
+"""Pixels that are looked at together."""
 
 
 def is_image_column(column: Prepared) -> bool:
@@ -87,29 +90,53 @@ def is_of_bytes(column: Column) -> bool:
 def as_bytes(name: str, column: Column, places: Places, tell: Callable[[str], None]) -> Column:
     """Return images for a network that was trained on bytes, numbers of bytes as such.
 
-    Floats up to 1 are left as they are: bytes become such. Lists of JSON, and arrays that were
-    converted, hold bytes as numbers of another type.
+    Lists of JSON, and arrays that were converted, hold bytes as numbers of another type. Whole
+    numbers are bytes, however small; of floats, images with fractions are left as they are.
 
     Raises:
-        DataError: pixels are neither.
+        DataError: pixels are neither, or some images are bytes and others are not.
     """
     if not isinstance(column, Numbers) or column.values.dtype == torch.uint8:
         return column
-    values = column.values.flatten(1)
-    rows = (values.abs() > _MOST_OF_FLOATS).any(1).nonzero().flatten().tolist()
-    if not rows:
+    if not column.values.numel():
         return column
-    is_byte = (values >= 0) & (values <= _MOST_OF_BYTE) & (values == values.round())
-    if bool(is_byte.all()):
-        most = values.max().item()
-        tell(f"column {name!r}: numbers up to {most:g} are read as bytes, as training had them")
-        return Numbers(column.values.to(torch.uint8))
-    worst = values[rows[0]].abs().max().item()
-    raise DataError(
-        f"column {name!r} holds {worst:g} in {places.told(rows[0])}; training had bytes, which the "
-        "network gets as 0 to 1",
-        hint="bytes (uint8) from 0 to 255, or numbers from 0 to 1",
+    values = column.values.flatten(1)
+    # In pieces: what is compared takes memory beside the images.
+    pieces = values.split(max(1, _AT_ONCE // max(1, values.shape[1])))
+    found = [_looked_at(some, was_whole=column.was_whole) for some in pieces]
+    are_bytes, are_floats, are_wrong = (
+        torch.cat(each).nonzero() for each in zip(*found, strict=True)
     )
+    if len(are_wrong):
+        row = int(are_wrong[0])
+        worst = values[row][values[row].abs().argmax()].item()
+        raise DataError(
+            f"column {name!r} holds {worst:g} in {places.told(row)}; training had bytes, which the "
+            "network gets as 0 to 1",
+            hint=_BYTES_OR_FLOATS,
+        )
+    if not len(are_bytes):
+        return column
+    if len(are_floats):
+        raise DataError(
+            f"column {name!r} holds bytes in {places.told(int(are_bytes[0]))} and fractions in "
+            f"{places.told(int(are_floats[0]))}",
+            hint=f"all of one kind: {_BYTES_OR_FLOATS}",
+        )
+    most = values.max().item()
+    tell(f"column {name!r}: numbers up to {most:g} are read as bytes, as training had them")
+    return Numbers(column.values.to(torch.uint8))
+
+
+def _looked_at(values: torch.Tensor, *, was_whole: bool) -> tuple[torch.Tensor, ...]:
+    """Tell which images `(N, P)` are bytes, which have fractions, and which are neither, `(N,)`.
+
+    Floats of 0 and 1 alone may be either, and go with the others.
+    """
+    is_byte = (values >= 0) & (values <= _MOST_OF_BYTE) & (values == values.round())
+    fits, most = is_byte.all(1), values.abs().amax(1)
+    is_wrong = ~fits & ((most > _MOST_OF_FLOATS) | was_whole)
+    return fits & ((most > 1) | was_whole), ~fits & ~is_wrong, is_wrong
 
 
 def column_of(
@@ -147,8 +174,9 @@ def column_of(
     if kind in ("image", "grey image"):
         numbers = _as_numbers(name, column, places).values
         # By the same rule as in training, or the network would see other pixels.
-        channels = channels_of(_in_range(numbers), named_channels(trained_on), is_image=True)
-        return Numbers(channels_first(_in_range(numbers), channels))
+        made = _in_range(numbers)
+        channels = channels_of(made.values, named_channels(trained_on), is_image=True)
+        return replace(made, values=channels_first(made.values, channels))
     return as_kind(name, column, kind, places)
 
 
@@ -204,7 +232,7 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
     numbers = _as_numbers(name, column, places)
     if kind == "whole number":
         return Numbers(_whole(name, numbers, column, places))
-    return Numbers(_in_range(numbers.values))
+    return _in_range(numbers.values)
 
 
 def _as_files(name: str, column: Column, kind: Kind) -> Images | Audio:
@@ -233,9 +261,11 @@ def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
     return column
 
 
-def _in_range(numbers: torch.Tensor) -> torch.Tensor:
+def _in_range(numbers: torch.Tensor) -> Numbers:
     """Return numbers that are not whole as training had them: uint8 unchanged, others float32."""
-    return numbers if numbers.dtype == torch.uint8 else numbers.float()
+    values = numbers if numbers.dtype == torch.uint8 else numbers.float()
+    is_whole = not numbers.is_floating_point() and numbers.dtype != torch.bool
+    return Numbers(values, was_whole=is_whole)
 
 
 def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Tensor:

@@ -31,10 +31,12 @@ class Numbers:
     Args:
         values: The numbers.
         is_cells: Whether they are all cells of one column of a mapped table, in their order.
+        was_whole: Whether they are floats that were made of whole numbers.
     """
 
     values: Tensor
     is_cells: bool = field(default=False, compare=False)
+    was_whole: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,7 +47,7 @@ class Numbers:
 
     def take(self, rows: Tensor) -> "Numbers":
         """Return the samples at `rows`."""
-        return Numbers(self.values[rows])
+        return Numbers(self.values[rows], was_whole=self.was_whole)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the samples at `rows` as a new tensor `(B, ...)`."""

@@ -49,6 +49,27 @@ def test_a_network_of_bytes_is_given_the_pixels_that_are_meant(of_bytes, given):
     assert told == ([message] if is_converted else [])
 
 
+@pytest.mark.parametrize("as_given", [np.ndarray.tolist, np.float32], ids=["lists", "floats"])
+def test_a_dark_image_is_of_bytes_alone_as_beside_others(of_bytes, as_given):
+    dark = PIXELS[:1] % 3
+    assert dark.max() == 2
+    (alone,) = of_bytes({"image": as_given(dark)})
+    both = of_bytes({"image": as_given(np.concatenate([PIXELS[1:2], dark]))})
+    assert alone.probability == both[1].probability == of_bytes({"image": dark})[0].probability
+
+
+def test_whole_numbers_of_0_and_1_are_bytes_and_such_floats_go_with_the_others(of_bytes):
+    black = PIXELS[:1] % 2
+    ((whole,), (floats,), (known,)) = (
+        of_bytes({"image": each}) for each in (black.tolist(), np.float32(black), black)
+    )
+    assert whole.probability == known.probability != floats.probability
+    both = np.concatenate([black, PIXELS[1:2]]).astype(np.float32)
+    assert of_bytes({"image": both})[0].probability == known.probability
+    with pytest.raises(DataError, match=r"holds bytes in row 2 of .* and fractions in row 1 of"):
+        of_bytes({"image": np.concatenate([PIXELS[:1] / 255, PIXELS[1:2]])})
+
+
 def test_numbers_that_are_no_bytes_are_refused(of_bytes):
     with pytest.raises(
         DataError, match=r"holds [45]\d\d in row 1 of the input; training had bytes"
