@@ -225,14 +225,21 @@ def _as_recorded(opened: OpenedData, before: DataIdentity, num_mended: int) -> O
     """Return data that a run has begun on, with a note on samples that were mended since."""
     # What was trained on before an earlier change must stay known.
     identity = replace(
-        opened.identity, former=before.former, is_kept=before.is_kept, digest=before.digest
+        opened.identity,
+        former=before.former,
+        is_kept=before.is_kept,
+        digest=before.digest,
+        validated=before.validated,
     )
     if not num_mended:
         # Nothing has changed. From here on any sample may be trained on, so a sample that could
         # not be read before no longer counts as unread, unless reading it fails again.
         return replace(opened, identity=identity)
-    # The order of samples is as before, so the run goes on where it was, not at the next epoch.
-    identity = replace(identity, digest=before.training_digest)
+    # The order of samples is as before, so the run goes on where it was, not at the next epoch;
+    # and its figures stay the mark to beat.
+    identity = replace(
+        identity, digest=before.training_digest, validated=before.validation_digest or None
+    )
     rows = "1 sample" if num_mended == 1 else f"{num_mended} samples"
     note = f"{rows} that the run could not read before are others now: they count as mended"
     facts = replace(opened.facts, notes=(*opened.facts.notes, note))

@@ -1,8 +1,12 @@
 """Rows of a run are told by their hashes, each of which stands for one row."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from finetune.config.data import DataConfig
+from finetune.config.task_keys import ClassificationTask
 from finetune.data.identify.identity import DataIdentity, hash_rows
 from finetune.data.identify.membership import (
     drawn_parts,
@@ -11,8 +15,10 @@ from finetune.data.identify.membership import (
     parts_of_groups,
     untrained,
 )
+from finetune.data.opening import Record, open_data
 from finetune.data.table import Listed
 from finetune.errors import DataError
+from finetune.runs.validated_on import validation_samples
 
 SHARES = {"validation": 0.2, "test": 0.3}
 
@@ -114,3 +120,33 @@ def test_new_rows_that_would_train_may_be_left_out():
     parts, lines = keep_parts(before, now, untrained(drawn_parts(now, {}, 0)))
     assert {name: some.tolist() for name, some in parts.items()} == {"train": [0], "test": [1]}
     assert lines == ["rows that the run does not know: 2, 2 left out; all others keep their part"]
+
+
+def test_which_samples_validate_is_told_alike_by_a_run_and_by_its_folder():
+    one, other = (identity(train=["a1"], validation=rows) for rows in (["b1", "c1"], ["c1", "b1"]))
+    assert one.validation_digest == other.validation_digest != ""
+    document = {"identity": one.as_document(), "inputs": ["input"], "target": "target"}
+    assert validation_samples(document).digest == one.validation_digest
+    assert identity(train=["a1"]).validation_digest == ""
+
+
+def test_mended_samples_are_no_others_to_validate_on(tmp_path):
+    def opened(last, record=None):
+        for part, rows in {"train": ["a,1", "b,2"], "validation": ["c,1", last]}.items():
+            (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *rows]))
+        parts = ("train", "validation")
+        sources = {part: {"type": "csv", "path": str(tmp_path / f"{part}.csv")} for part in parts}
+        task = ClassificationTask(type="classification")
+        return open_data(DataConfig.model_validate(sources), task, seed=0, trust=(), record=record)
+
+    first = opened("d,2")
+    before, asked = replace(first.identity, unread={"validation": (1,)}), []
+    for last in ("e,2", "e,2", "f,2"):
+        now = opened(last, Record(before, first.facts.kinds, asked.append, trains=True)).identity
+        assert now.validation_digest == first.identity.validation_digest
+        before = DataIdentity.read(now.as_document(), list(now.classes))
+        before = replace(before, unread={"validation": (1,)} if last == "e,2" else {})
+    assert asked == []
+    now = opened("g,2", Record(before, first.facts.kinds, asked.append, trains=True)).identity
+    assert asked
+    assert now.validation_digest != first.identity.validation_digest

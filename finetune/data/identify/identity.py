@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.cells import read_cells
+from finetune.data.hashes.any_order import digest_in_any_order
 from finetune.data.hashes.contents import HASH_BYTES, as_hashes
 from finetune.data.table import DECODED, Column, Numbers
 
@@ -93,6 +94,7 @@ class DataIdentity:
         digest: Hash of the training samples when the run began, if some of them were mended since;
             None to take that of the samples here.
         by_target: Names of the classes of each target of a list of tasks.
+        validated: The same as `digest` for the validation samples.
     """
 
     columns: Mapping[str, str]
@@ -106,6 +108,7 @@ class DataIdentity:
     unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digest: str | None = None
     by_target: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validated: str | None = None
 
     @classmethod
     def of(
@@ -162,9 +165,12 @@ class DataIdentity:
 
     @property
     def validation_digest(self) -> str:
-        """Hash of the validation samples in any order; empty without any."""
+        """Hash of the validation samples, of all but millions in any order; empty without any."""
         rows = self.parts.get("validation")
-        return "" if rows is None else _hash([np.sort(rows).tobytes()]).hex()
+        if self.validated or rows is None:
+            return self.validated or ""
+        raw = rows.tobytes()
+        return digest_in_any_order(raw, self.sizes["validation"]) or _hash([raw]).hex()
 
     @property
     def is_short(self) -> bool:
@@ -191,6 +197,8 @@ class DataIdentity:
             document["unread"] = {part: list(rows) for part, rows in self.unread.items()}
         if self.digest is not None:
             document["digest"] = self.digest
+        if self.validated:
+            document["validated"] = self.validated
         return document
 
     @classmethod
@@ -230,6 +238,7 @@ class DataIdentity:
                 _unread(document.get("unread", {}), sizes),
                 _digest(document.get("digest")),
                 {str(name): tuple(map(str, some)) for name, some in (by_target or {}).items()},
+                _digest(document.get("validated")),
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -249,10 +258,10 @@ def _unread(document: Any, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...
 
 
 def _digest(document: Any) -> str | None:
-    """Return the hash of training samples that a document names, or None."""
+    """Return the hash of a part's samples that a document names, or None."""
     if document is None or (isinstance(document, str) and len(document) == 2 * HASH_BYTES):
         return document
-    raise ValueError("a hash of training samples of another length")
+    raise ValueError("a hash of samples of another length")
 
 
 def hash_rows(
