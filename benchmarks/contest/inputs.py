@@ -61,7 +61,7 @@ def _read_texts(options: Mapping[str, Any]) -> Read:
     texts, labels = [], []
     for number, folder in enumerate(folders):
         for file in sorted(folder.iterdir()):
-            texts.append(file.read_text(encoding=options["encoding"]))
+            texts.append(file.read_text(options["encoding"], options["errors"]))
             labels.append(number)
     tokenizer = AutoTokenizer.from_pretrained(options["weights"])
     encoded = tokenizer(texts, truncation=True, max_length=options["max_length"])

@@ -79,6 +79,7 @@ def _options(case: Case, config: RunConfig) -> dict[str, object]:
             return {
                 "data": str(package_path(source.path, key=())),
                 "encoding": source.encoding,
+                "errors": source.errors,
                 "weights": str(weights),
                 "max_length": plain[0]["max_length"],
             }

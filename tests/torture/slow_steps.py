@@ -4,18 +4,20 @@ import random
 import time
 from pathlib import Path
 
+import torch
 from torch import nn
 
 
 class Slowly(nn.Module):
-    """Hands on what it gets, after a while; leaves a file when it is first called in training."""
+    """Hands on what it gets, after a while; leaves a file when it is first called in a step."""
 
     def __init__(self, seconds, started):
         super().__init__()
         self.seconds, self.started = seconds, Path(started)
 
     def forward(self, features):
-        if self.training:
+        # Before a run its layers are looked at, in training mode too, and without gradients.
+        if self.training and torch.is_grad_enabled():
             self.started.touch()
             time.sleep(self.seconds)
         return features
