@@ -9,9 +9,10 @@ Read in this order. `find/` finds the boundary by running the network. `estimate
 whether caching saves time. `key.py` collects the facts; their hash names a store on disk
 (`finetune/store/`). `forward.py` is what the loop calls: it fetches batches, decides which are
 answered, and runs them. `split_cache.py` reads and writes the rows of one split, `batch_shapes.py`
-tells the shapes of its batches and keeps which are exact, and `exact.py` tries each.
-`rank_agreement.py` is asked where several processes hold parts of the weights. `replay.py` replaces
-the `forward` of frozen modules: it *records* their outputs or *answers* with rows. `cache.py` opens
-and closes all of this as phases begin and end; `standalone.py` does it around a loop of one's own.
-A trained run that meets stored samples again answers them in `finetune/train/after/known_rows.py`.
+tells the shapes of its batches, and `exact.py` tries each shape; `verdicts.py` keeps the results
+beside the rows. `rank_agreement.py` is asked where several processes hold parts of the weights.
+`replay.py` replaces the `forward` of frozen modules: it *records* their outputs or *answers* with
+rows. `cache.py` opens and closes all of this as phases begin and end; `standalone.py` does it
+around a loop of one's own. A trained run that meets stored samples again answers them in
+`finetune/train/after/known_rows.py`.
 """

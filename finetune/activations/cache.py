@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from finetune.activations.batch_shapes import Verdicts, with_digests
+from finetune.activations.batch_shapes import with_digests
 from finetune.activations.estimate import (
     Coming,
     Estimate,
@@ -31,6 +31,7 @@ from finetune.activations.forward import (
 from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache, Statistics
+from finetune.activations.verdicts import Verdicts
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode, mask_given_back, take_on
 from finetune.store.directory import cache_root, key_of

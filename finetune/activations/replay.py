@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, Verdicts
+from finetune.activations.batch_shapes import Shape
 from finetune.activations.find.boundary import Boundary, FrozenCall, Leaf, leaf_name
+from finetune.activations.verdicts import Verdicts
 from finetune.bits import fingerprint, same_bits
 from finetune.structure import apart_from_tensors, rebuilt, tensors_in
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import SAMPLE, Shape, Verdicts, labels_of, lengths_of
+from finetune.activations.batch_shapes import SAMPLE, Shape, labels_of, lengths_of
 from finetune.activations.replay import Constants, Replay
+from finetune.activations.verdicts import Verdicts
 from finetune.data.batches import Batch, Split
 from finetune.store.store import Store, StoreError
 

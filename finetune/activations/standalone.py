@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Verdicts, extent_of, is_right_padded, mask_of
+from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
 from finetune.activations.exact import check_rows
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import CachedBoundary, CachedForward
@@ -19,6 +19,7 @@ from finetune.activations.key import facts_of, network_key
 from finetune.activations.rank_agreement import Agreement
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache, Statistics
+from finetune.activations.verdicts import Verdicts
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of

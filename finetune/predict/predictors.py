@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.activations.batch_shapes import Shape, Verdicts, mask_of
+from finetune.activations.batch_shapes import Shape, mask_of
 from finetune.activations.replay import Constants, Replay
+from finetune.activations.verdicts import Verdicts
 from finetune.bits import all_same_bits
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, did_you_mean

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from finetune.activations.batch_shapes import Verdicts
+from finetune.activations.verdicts import Verdicts
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, Verdicts, digests_of, without_padding
+from finetune.activations.batch_shapes import Shape, digests_of, without_padding
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.replay import Constants, Replay
+from finetune.activations.verdicts import Verdicts
 from finetune.bits import all_same_bits, same_bits
 from finetune.data.batches import Batch, Split
 from finetune.disk import reason_of
