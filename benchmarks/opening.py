@@ -1,4 +1,4 @@
-"""How long the page about a run and TensorBoard take to open for unusual runs.
+"""Measure how long the page about a run and TensorBoard take to open, for unusual runs.
 
 Runs are really trained, but the longest, whose 100,000 lines of figures are written by the same
 trackers. The page is opened from the disk. TensorBoard runs as `finetune tensorboard` starts it,

@@ -1,4 +1,4 @@
-"""What numbers of a network stand for: outputs for classes, inputs for categories."""
+"""The names behind the numbers of a network: classes of outputs, categories of inputs."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ META = "finetune"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What the outputs of a network stand for, and the categories that it is given."""
+    """The names of the classes and categories of a network, in the order of its numbers."""
 
     classes: tuple[str, ...] | None
     """Names of the classes in the order of the outputs; None if there are none."""

@@ -108,8 +108,7 @@ def _source(
     for line in run.notes:
         tell(f"note: {line}")
     source = ExportSource(predictor)
-    threshold = run.task.threshold
-    if threshold is not None and not threshold.is_usual:
+    if source.threshold is not None:
         tell("note: the files do not hold the threshold of the run; the model card tells it")
     return source
 

@@ -60,8 +60,8 @@ def _calibrated(source: ExportSource) -> list[str]:
 
 def _thresholds(source: ExportSource) -> list[str]:
     """Return a sentence on the thresholds, which no format holds, unless all are the usual one."""
-    threshold = source.run.task.threshold
-    if threshold is None or threshold.is_usual:
+    threshold = source.threshold
+    if threshold is None:
         return []
     values = list(zip(threshold.names, threshold.values, strict=True))
     shown = [f"{plain(name)} {value:.6g}" for name, value in values[:_MOST_CLASSES]]

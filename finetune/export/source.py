@@ -9,6 +9,7 @@ from finetune.export.agreement import Outputs, Pass
 from finetune.models.declared import Network
 from finetune.predict import Predictor
 from finetune.runs.run_record import note_on_the_end, read_run
+from finetune.tasks.thresholds import Threshold
 from finetune.train.after.trained import TrainedRun
 from finetune.train.build import build_model_and_task, located
 
@@ -34,6 +35,12 @@ class ExportSource:
     def network(self) -> Network:
         """The network in evaluation mode."""
         return self.predictor.model
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """The thresholds of the run, which no format holds; None if they are the usual ones."""
+        found = self.run.task.threshold
+        return None if found is None or found.is_usual else found
 
     @property
     def unfinished(self) -> str | None:

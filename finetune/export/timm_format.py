@@ -51,7 +51,7 @@ def write_timm(source: ExportSource, folder: Path) -> WrittenFormat:
         safe_serialization=True,
     )
     place = f"local-dir:{folder}"
-    # What is compared with the predictor comes out of the folder, not out of memory.
+    # The network that is compared with the predictor is read from the folder that was written.
     loaded = timm.create_model(place, pretrained=True).eval()
 
     def run(one: Pass) -> Outputs:

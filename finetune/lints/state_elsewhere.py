@@ -75,23 +75,24 @@ def _weights_of(value: Any) -> list[Tensor]:
 
 def _moved_by_training(subject: Subject) -> set[AttributeName]:
     """Return the attributes by which outputs change after a pass in training."""
-    model, inputs = subject.model, subject.batch(2).inputs
-    before, again = _outputs(model, inputs), _outputs(model, inputs)
-    held = attributes(model)
     # A layer may move its own weights as it is called, such as a codebook.
     weights = [*_own_weights(subject)]
     if sum(one.nbytes for one in weights) > available_memory_bytes() // 2:
         # They could not be given back.
         return set()
+    model, inputs = subject.model, subject.batch(2).inputs
+    before = _outputs(model, inputs)
+    held = attributes(model)
     with preserved(model, buffers=True, modes=True, weights=weights):
         model.train()
         model(**inputs)
-    after = _outputs(model, inputs)
+    # Most networks move nothing, and are called no more.
+    if not (moved := moved_attributes(held, attributes(model))):
+        return set()
+    after, again = _outputs(model, inputs), _outputs(model, inputs)
     # Outputs that are drawn anew each time tell nothing. An attribute that moves and changes no
     # output, such as a count of calls, is no state.
-    if not _alike(before, again) or _alike(before, after):
-        return set()
-    return moved_attributes(held, attributes(model))
+    return moved if _alike(after, again) and not _alike(before, after) else set()
 
 
 def _own_weights(subject: Subject) -> Iterator[nn.Parameter]:

@@ -66,7 +66,7 @@ class KnownRows:
 
     def _part(self, whole: int, read: int, order: Sequence[str]) -> str | None:
         """Return the part of one row, by its hashes with and without the target."""
-        # 0 stands for contents that cannot be compared: such rows are equal to none.
+        # 0 marks a row whose contents cannot be compared: it equals no other row.
         part = next((part for part in order if whole and self._left[part][whole] > 0), None)
         if part is not None:
             self._left[part][whole] -= 1

@@ -29,7 +29,7 @@ class CutTexts:
     of_texts: int = 0
     """Tokens kept, without those that every text gets."""
     unknown: int = 0
-    """Of these, tokens that stand for what the tokenizer does not know."""
+    """How many of these are the token that the tokenizer gives to unknown text."""
 
     def add(self, lengths: Tensor, cut: Tensor, of_no_text: int, unknown: int) -> None:
         """Add some texts to the count.
@@ -38,7 +38,7 @@ class CutTexts:
             lengths: Tokens kept of each text, (N,).
             cut: Tokens cut off each text, (N,).
             of_no_text: Tokens that every text gets, such as those of its beginning and end.
-            unknown: Kept tokens of all texts that stand for something unknown.
+            unknown: How many kept tokens of all texts are the one for unknown text.
         """
         if len(lengths) == 0:
             return

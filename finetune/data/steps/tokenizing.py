@@ -60,7 +60,7 @@ class Tokenize:
     cut: CutTexts = field(default_factory=CutTexts, compare=False)
     """Counts texts that are cut; mutated by each call."""
     counts: bool = field(default=True, compare=False)
-    """Whether texts of whole columns count."""
+    """Whether `cut` counts the texts of whole columns."""
     is_of_words: bool = False
     """Whether it takes words, and says in the column `WORDS` which one begins with each token."""
     before_words: str = ""

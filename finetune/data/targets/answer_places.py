@@ -43,7 +43,7 @@ class AnswerPlaces:
         is_text = starts >= 0
         begins, stops = is_text & (ends > first), is_text & (starts < behind)
         places = torch.arange(starts.shape[1])
-        # Where no token begins, the start lies behind all tokens, and no end follows it.
+        # If no token begins there, the start lies behind all tokens, and no end comes after it.
         start = torch.where(begins, places, starts.shape[1]).amin(1)
         end = torch.where(stops, places, -1).amax(1)
         # Whole: what is cut off may begin in the middle of the answer.

@@ -53,7 +53,7 @@ def mask_columns(config: DataConfig, task: Task, target: str | None) -> set[str]
     Texts of any other column are labels, also where they look like names of files.
     """
     moved = {name for _, node in _vision_nodes(config) for name in node.with_ or ()}
-    # What moves with an image is a mask, whatever the task learns.
+    # A column that moves with an image is a mask, whatever the task learns.
     is_free = task.learns in ("mask", "any") or target in moved
     listed = task.targets if isinstance(task, TaskList) else ()
     named = {*config.loss_columns, *([target] if target is not None and is_free else [])}

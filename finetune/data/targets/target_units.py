@@ -17,7 +17,7 @@ _NARROW = 100
 _FEW = 5
 """Fewer samples may lie anywhere."""
 _SHARES = (0.05, 0.5, 0.95)
-"""Where the size of numbers is looked at: a mean, or a deviation, may be that of one far number."""
+"""Quantiles that are compared: one far number moves a mean or a deviation, but not these."""
 _LOOKED_AT, _FEWEST = 100_000, 100
 """Most numbers of a part that are looked at, but so many samples at least."""
 
@@ -66,6 +66,6 @@ def _unlike(here: Tensor, there: Tensor) -> list[int]:
     away &= (here[2] < least) | (here[2] > most)
     wide = width > torch.maximum(_WIDE * usual, most - least)
     narrow = (width > 0) & (width * _NARROW < usual)
-    # What is constant in training is told as such.
+    # A target that is constant in training has a note of its own.
     is_unlike = (away | wide | narrow) & (usual > 0)
     return is_unlike.nonzero().flatten().tolist()

@@ -56,18 +56,18 @@ def built_by_ranks(
         FinetuneError: it cannot be built, or is sharded and the config asks for what does not go
             with it.
     """
-    wish, lines = config.train.parallel if ranks.is_several else "ddp", list[str]()
+    wish = config.train.parallel if ranks.is_several else "ddp"
     if wish == "fsdp2":
         # Before anything is tried out on the CPU, which has other kinds of numbers.
         refuse_unsharded(config, ranks, num_samples)
-        network, lines = built_in_turns(build, Link(ranks))
-        return network, lines
+        return built_in_turns(build, Link(ranks))
     network = build()
-    weights = sum(one.nbytes for one in network.parameters())
-    if wish == "auto" and weights > _SHARE * _memory_bytes(device):
-        refuse_unsharded(config, ranks, num_samples)
-        return network, lines
-    return network.to(device), lines
+    if wish == "auto":
+        weights = sum(one.nbytes for one in network.parameters())
+        if weights > _SHARE * _memory_bytes(device):
+            refuse_unsharded(config, ranks, num_samples)
+            return network, []
+    return network.to(device), []
 
 
 def shards_of(config: RunConfig, parts: Parts, link: Link) -> tuple[Shards, list[str]]:
